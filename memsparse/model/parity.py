@@ -1,0 +1,319 @@
+"""Replay of recorded cases: does this model compute what the published implementation computed?
+
+A case is a folder with `config.json`, `model.safetensors`, `inputs.safetensors`, `expected.safetensors` and
+`case.json`. Training cases check logits, routing, losses and gradients; inference cases check encoding,
+routing, prefill and decoding, under both score rules.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from memsparse.errors import InputError
+from memsparse.model.cache import MemSparseCache
+from memsparse.model.memory import ChunkCollector, InBatchMemory, LayerChunks
+from memsparse.model.modeling_memsparse import BCE_BIAS_INIT, MemSparseForCausalLM, MemSparseOutput
+from memsparse.model.packing import forward_packed, packed_losses
+from memsparse.ops.pooling import document_of_chunk
+from memsparse.ops.routing import collapse_keys
+
+TOLERANCE = {"logits": 2e-4, "hidden_states": 2e-4, "scores": 2e-5, "memory": 5e-5, "losses": 5e-5, "gradients": 2e-4}
+"""Largest accepted absolute differences in float32; gradients relative to max(1, largest reference value)."""
+
+
+class Comparison:
+    """Collects mismatches between what came out and what was recorded."""
+
+    def __init__(self, expected: Mapping[str, Tensor]) -> None:
+        self.expected = expected
+        self.mismatches: list[str] = []
+        self.checked = 0
+
+    def close(self, name: str, value: Tensor, kind: str, *, where: Tensor | None = None) -> None:
+        """Compare within the tolerance of `kind`, at the places `where` is True; missing names are skipped."""
+        if name not in self.expected:
+            return
+        want, got = self.expected[name].float(), value.detach().float()
+        self.checked += 1
+        if got.shape != want.shape and got.numel() == want.numel():
+            got = got.view(want.shape)
+        if got.shape != want.shape:
+            self.mismatches.append(f"{name}: shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+            return
+        if where is not None:
+            want, got = want[where], got[where]
+        limit = TOLERANCE[kind]
+        if kind == "gradients" and want.numel():
+            limit *= max(1.0, float(want.abs().max()))
+        # An absent document is -inf in training and the float32 minimum in inference; both mean: not there.
+        absent = want <= torch.finfo(torch.float32).min
+        if not torch.equal(absent, got <= torch.finfo(torch.float32).min):
+            self.mismatches.append(f"{name}: other entries are absent than expected")
+            return
+        difference = (want - got)[~absent].abs()
+        if difference.numel() and not float(difference.max()) <= limit:
+            self.mismatches.append(f"{name}: off by {float(difference.max()):.2e}, accepted {limit:.0e}")
+
+    def equal(self, name: str, value: Tensor) -> None:
+        """Compare exactly; missing names are skipped."""
+        if name not in self.expected:
+            return
+        self.checked += 1
+        if not torch.equal(self.expected[name].long(), value.detach().long()):
+            self.mismatches.append(f"{name}: {value.tolist()}, expected {self.expected[name].tolist()}")
+
+
+def replay(folder: Path) -> tuple[int, list[str]]:
+    """Replay a training or inference case: how many tensors were compared, and what differed.
+
+    Raises: InputError if the folder is no such case.
+    """
+    case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    if case.get("kind") not in ("train", "infer"):
+        raise InputError(f"{folder} is a case of kind {case.get('kind')!r}; expected train or infer")
+    training = case["kind"] == "train"
+    model = MemSparseForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32, attn_implementation="eager" if training else "sdpa"
+    ).eval()
+    inputs = load_file(folder / "inputs.safetensors")
+    comparison = Comparison(load_file(folder / "expected.safetensors"))
+    (_replay_training if training else _replay_inference)(model, case, inputs, comparison)
+    if not comparison.checked:
+        comparison.mismatches.append("nothing in expected.safetensors could be compared")
+    return comparison.checked, comparison.mismatches
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def _replay_training(
+    model: MemSparseForCausalLM, case: dict[str, Any], inputs: dict[str, Tensor], compare: Comparison
+) -> None:
+    own = str(case["aux_loss_method"])
+    real = inputs["attention_mask"] == 1
+    for method in _methods(compare.expected, own):
+        loss_name, exponent = method, None
+        if method.endswith("_G2"):
+            loss_name, exponent = method.removesuffix("_G2"), 2.0
+        model.config.routing_score = "cosine" if "INFONCE" in loss_name else "dot"
+        _set_rules(model)
+        model.zero_grad()
+        output = forward_packed(
+            model,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            inputs["doc_ids"].masked_fill(~real, 0),
+            inputs.get("position_ids"),
+        )
+        if loss_name == "BCE" and not hasattr(model, "b"):
+            model.b = torch.nn.Parameter(torch.tensor(BCE_BIAS_INIT))  # recorded with a fresh bias
+        losses = packed_losses(
+            model,
+            output,
+            labels=inputs["labels"],
+            relevant=inputs["aux_labels"] == 1,
+            answer_labels=_answer_labels(inputs),
+            reconstruction_labels=inputs.get("batch_reconstruction_labels"),
+            method=loss_name,
+            focal_exponent=exponent,
+        )
+        prefix = f"methods/{method}"
+        compare.close(f"{prefix}/loss", losses.total, "losses")
+        compare.close(f"{prefix}/lm_loss", losses.lm, "losses")
+        compare.close(f"{prefix}/aux_loss", losses.aux, "losses")
+        compare.close(f"{prefix}/answer_loss", losses.answer, "losses")
+        compare.close(f"{prefix}/reconstruction_loss", losses.reconstruction, "losses")
+        for layer, scores in output.scores.items():
+            # Recorded columns are document numbers; column 0 belongs to no document.
+            numbered = torch.nn.functional.pad(scores, (1, 0), value=float("-inf"))
+            compare.close(f"{prefix}/doc_scores/layer_{layer}", numbered, "scores")
+            chosen = output.selected[layer]
+            compare.equal(f"{prefix}/selected_docs/layer_{layer}", torch.where(chosen >= 0, chosen + 1, -1))
+        losses.total.backward()
+        _compare_norms(model, case["grad_norms"].get(method, {}), method, compare)
+        if method == own:
+            compare.close("logits", output.logits, "logits", where=real)
+            for index, states in enumerate(output.hidden_states):
+                compare.close(f"hidden_states/{index}", states, "hidden_states", where=real)
+            for name, parameter in model.named_parameters():
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                compare.close(f"grads/{name}", gradient, "gradients")
+
+
+def _methods(expected: Mapping[str, Tensor], own: str) -> list[str]:
+    return sorted({name.split("/")[1] for name in expected if name.startswith("methods/")} | {own})
+
+
+def _answer_labels(inputs: dict[str, Tensor]) -> Tensor | None:
+    """Answer targets of the rows flagged for the answer loss."""
+    labels, flagged = inputs.get("batch_answer_labels"), inputs.get("train_qa_samples")
+    if labels is None or flagged is None:
+        return labels
+    return labels.masked_fill(flagged[:, None] == 0, -100)
+
+
+def _compare_norms(model: MemSparseForCausalLM, norms: dict[str, float], method: str, compare: Comparison) -> None:
+    parameters = dict(model.named_parameters())
+    for name, want in norms.items():
+        parameter = parameters.get(name)
+        gradient = None if parameter is None else parameter.grad
+        got = 0.0 if gradient is None else float(gradient.norm())
+        compare.checked += 1
+        if abs(got - want) > 1e-4 * max(abs(want), 1e-3):
+            compare.mismatches.append(f"gradient norm of {name} under {method}: {got:.6g}, expected {want:.6g}")
+
+
+def _set_rules(model: MemSparseForCausalLM) -> None:
+    for layer in model.model.layers:
+        if layer.self_attn.is_memory_layer:
+            layer.self_attn.rule = model.config.routing_rule()
+
+
+# --- inference --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _replay_inference(
+    model: MemSparseForCausalLM, case: dict[str, Any], inputs: dict[str, Tensor], compare: Comparison
+) -> None:
+    method = str(case["aux_loss_method"])
+    official, trained = ("cosine" if method == "INFONCE" else "dot"), ("cosine" if "INFONCE" in method else "dot")
+    model.config.routing_score = official
+    _set_rules(model)
+    lengths = inputs["docs/lengths"]
+    stored = _encode(model, inputs, lengths)
+    of_chunk = document_of_chunk(lengths, model.config.chunk_size)
+    compare.equal("memory/chunk_doc", of_chunk + 1)
+    compare.equal("memory/doc_num_chunks", torch.bincount(of_chunk, minlength=len(lengths)))
+    for layer, chunks in stored.layers.items():
+        compare.close(f"memory/layer_{layer}/k", chunks.k, "memory")
+        compare.close(f"memory/layer_{layer}/v", chunks.v, "memory")
+        compare.close(f"memory/layer_{layer}/router_k", chunks.routing_k, "memory")
+
+    cache, output = _prefill(model, inputs, compare, stored, of_chunk, len(lengths))
+    if any(name.startswith("fixed/") for name in compare.expected):
+        _compare_rows(output, compare)  # the recorded batch is a defect; its rows run alone are the reference
+    else:
+        _compare_prefill(model, inputs, compare, output, "stage2")
+        _decode(model, inputs, compare, cache)
+    if official != trained:
+        model.config.routing_score = trained
+        _set_rules(model)
+        normalized = ChunkCollector()
+        for layer, chunks in stored.layers.items():
+            keys = collapse_keys(chunks.routing_k.view(chunks.k.shape), normalize=True)
+            normalized.layers[layer] = LayerChunks(k=chunks.k, v=chunks.v, routing_k=keys)
+        _, output = _prefill(model, inputs, compare, normalized, of_chunk, len(lengths))
+        _compare_prefill(model, inputs, compare, output, "cosine/stage2")
+
+
+def _encode(model: MemSparseForCausalLM, inputs: dict[str, Tensor], lengths: Tensor) -> ChunkCollector:
+    documents = inputs["docs/input_ids"].split(lengths.tolist())
+    collector = ChunkCollector()
+    model.model(
+        input_ids=torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True),
+        attention_mask=torch.arange(int(lengths.max())) < lengths[:, None],
+        writer=collector,
+    )
+    return collector
+
+
+def _prefill(
+    model: MemSparseForCausalLM,
+    inputs: dict[str, Tensor],
+    compare: Comparison,
+    stored: ChunkCollector,
+    of_chunk: Tensor,
+    documents: int,
+) -> tuple[MemSparseCache, MemSparseOutput]:
+    memory = InBatchMemory(
+        of_chunk, documents, rule=model.config.routing_rule(), top_k=model.config.top_k_documents
+    )
+    memory.layers = stored.layers
+    mask = inputs["query/attention_mask"]
+    cache = MemSparseCache()
+    head = inputs["template/head_input_ids"].expand(len(mask), -1)
+    model.model(input_ids=head, past_key_values=cache, use_cache=True)
+    for layer, held in enumerate(cache.layers):
+        compare.close(f"template/layer_{layer}/k", held.keys[0].transpose(0, 1), "memory")
+        compare.close(f"template/layer_{layer}/v", held.values[0].transpose(0, 1), "memory")
+    output = model(
+        input_ids=inputs["query/input_ids"],
+        attention_mask=torch.cat([torch.ones_like(head), mask], dim=1),
+        position_ids=inputs["query/position_ids"],
+        past_key_values=cache,
+        use_cache=True,
+        memory=memory,
+        query_mask=(mask == 1) & (inputs["query/doc_ids"] == 0),
+        output_hidden_states=True,
+    )
+    return cache, output
+
+
+def _compare_prefill(
+    model: MemSparseForCausalLM, inputs: dict[str, Tensor], compare: Comparison, output: MemSparseOutput, prefix: str
+) -> None:
+    real = inputs["query/attention_mask"] == 1
+    compare.close(f"{prefix}/logits", output.logits, "logits", where=real)
+    for index, states in enumerate(output.hidden_states):
+        compare.close(f"{prefix}/hidden_states/{index}", states, "hidden_states", where=real)
+    for layer, kv in output.routing.items():
+        padding = (0, model.config.top_k_documents - kv.documents.shape[1])
+        scores = torch.nn.functional.pad(kv.scores, padding, value=float("-inf"))
+        compare.close(f"{prefix}/layer_{layer}/all_doc_scores", kv.all_scores, "scores")
+        compare.close(f"{prefix}/layer_{layer}/topk_scores", scores, "scores")
+        compare.equal(f"{prefix}/layer_{layer}/topk_doc_ids", torch.nn.functional.pad(kv.documents, padding, value=-1))
+        compare.equal(f"{prefix}/layer_{layer}/num_selected_chunks", kv.mask[:, 0].sum(1))
+
+
+def _compare_rows(output: MemSparseOutput, compare: Comparison) -> None:
+    for row in range(len(output.logits)):
+        compare.close(f"fixed/row_{row}/last_logits", output.logits[row, -1], "logits")
+        for layer, kv in output.routing.items():
+            prefix = f"fixed/row_{row}/layer_{layer}"
+            compare.close(f"{prefix}/all_doc_scores", kv.all_scores[row], "scores")
+            compare.close(f"{prefix}/topk_scores", kv.scores[row], "scores")
+            compare.equal(f"{prefix}/topk_doc_ids", kv.documents[row])
+
+
+def _decode(
+    model: MemSparseForCausalLM, inputs: dict[str, Tensor], compare: Comparison, cache: MemSparseCache
+) -> None:
+    mask = inputs["query/attention_mask"]
+    visible = torch.cat([mask.new_ones(len(mask), cache.get_seq_length() - mask.shape[1]), mask], dim=1)
+    active = inputs["decode/attention_mask"]
+    steps = []
+    for step in range(active.shape[1]):
+        visible = torch.cat([visible, active[:, step : step + 1]], dim=1)
+        output = model(
+            input_ids=inputs["decode/input_ids"][:, step : step + 1],
+            attention_mask=visible,
+            position_ids=inputs["decode/position_ids"][:, step : step + 1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        steps.append(output.logits[:, 0])
+    compare.close("decode/logits", torch.stack(steps, dim=1), "logits", where=active == 1)
+    if "append/input_ids" in inputs:
+        block = inputs["append/attention_mask"]
+        visible = torch.cat([visible, block], dim=1)
+        output = model(
+            input_ids=inputs["append/input_ids"],
+            attention_mask=visible,
+            position_ids=inputs["append/position_ids"],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        compare.close("append/logits_causal", output.logits, "logits", where=block == 1)
+    lengths = torch.stack(
+        [
+            visible.sum(1) + (cache.memory[layer].mask[:, 0].sum(1) if layer in cache.memory else 0)
+            for layer in range(model.config.num_hidden_layers)
+        ]
+    )
+    compare.equal("decode/kv_length_per_layer", lengths)

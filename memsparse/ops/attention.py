@@ -1,0 +1,105 @@
+"""Attention over [memory ; local] (paper Eq. 3 and 4): one softmax over the selected chunks and the context.
+
+B rows, H query heads, G kv heads, T query tokens, S local keys, M memory slots, D head_dim.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+Implementation = Literal["sdpa", "eager"]
+
+
+def causal_mask(key_mask_BS: Tensor, query_length: int) -> Tensor:
+    """Which local keys each of the last `query_length` tokens sees: earlier or equal, and not padding.
+
+    A token always sees itself, so that a padding row never averages over nothing.
+
+    Args:
+        key_mask_BS: (B, S) 1 on real tokens, the past included.
+
+    Returns: (B, T, S) bool.
+    """
+    keys = key_mask_BS.shape[1]
+    key = torch.arange(keys, device=key_mask_BS.device)
+    query = torch.arange(keys - query_length, keys, device=key_mask_BS.device)[:, None]
+    return ((key <= query) & key_mask_BS.bool()[:, None, :]) | (key == query)
+
+
+def memory_attention(
+    q_BHTD: Tensor,
+    local_k_BGSD: Tensor,
+    local_v_BGSD: Tensor,
+    local_mask_BTS: Tensor | None,
+    *,
+    memory_k_BGMD: Tensor | None = None,
+    memory_v_BGMD: Tensor | None = None,
+    memory_mask_BTM: Tensor | None = None,
+    memory_bias_BM: Tensor | None = None,
+    scale: float,
+    implementation: Implementation = "sdpa",
+) -> Tensor:
+    """Attend to the selected chunks and the local context in one softmax.
+
+    Attention mass is not corrected for the number of tokens pooled into a chunk.
+
+    Args:
+        local_mask_BTS: bool, or None for plain causal attention without a past.
+        memory_mask_BTM: (B, T or 1, M) bool.
+        memory_bias_BM: added to the logits of the chunks (the routing gate).
+        scale: factor on the inner products, usually head_dim**-0.5.
+
+    Returns: (B, H, T, D).
+    """
+    if memory_k_BGMD is None or memory_v_BGMD is None or memory_mask_BTM is None:
+        if local_mask_BTS is None and implementation == "sdpa":
+            return scaled_dot_product_attention(
+                q_BHTD, local_k_BGSD, local_v_BGSD, is_causal=True, scale=scale, enable_gqa=True
+            )
+        mask = _local_mask(local_mask_BTS, q_BHTD)
+        return _attend(q_BHTD, local_k_BGSD, local_v_BGSD, mask, None, scale, implementation)
+    local = _local_mask(local_mask_BTS, q_BHTD)
+    memory_mask_BTM = memory_mask_BTM.expand(local.shape[0], local.shape[1], -1)
+    mask = torch.cat([memory_mask_BTM, local.expand(memory_mask_BTM.shape[0], -1, -1)], dim=2)
+    bias = None
+    if memory_bias_BM is not None:
+        bias = torch.nn.functional.pad(memory_bias_BM, (0, local.shape[-1]))
+    k = torch.cat([memory_k_BGMD, local_k_BGSD], dim=2)
+    v = torch.cat([memory_v_BGMD, local_v_BGSD], dim=2)
+    return _attend(q_BHTD, k, v, mask, bias, scale, implementation)
+
+
+def _local_mask(mask_BTS: Tensor | None, q_BHTD: Tensor) -> Tensor:
+    if mask_BTS is not None:
+        return mask_BTS
+    batch, _, tokens, _ = q_BHTD.shape
+    return causal_mask(torch.ones(batch, tokens, dtype=torch.bool, device=q_BHTD.device), tokens)
+
+
+def _attend(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    mask_BTS: Tensor,
+    bias_BS: Tensor | None,
+    scale: float,
+    implementation: Implementation,
+) -> Tensor:
+    blocked = torch.finfo(q_BHTD.dtype).min
+    if implementation == "sdpa":
+        mask = mask_BTS[:, None]
+        if bias_BS is not None:
+            mask = bias_BS[:, None, None, :].to(q_BHTD.dtype).masked_fill(~mask, blocked)
+        return scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, attn_mask=mask, scale=scale, enable_gqa=True)
+    batch, heads, tokens, width = q_BHTD.shape
+    groups = k_BGSD.shape[1]
+    # Query heads of a group become rows of one product: keys and values are never repeated.
+    q_BGRD = (q_BHTD * scale).reshape(batch, groups, heads // groups * tokens, width)
+    logits = (q_BGRD @ k_BGSD.transpose(2, 3)).view(batch, heads, tokens, -1)
+    if bias_BS is not None:
+        logits = logits + bias_BS[:, None, None, :].to(logits.dtype)
+    logits = logits.masked_fill(~mask_BTS[:, None], blocked)
+    weights = logits.softmax(-1, dtype=torch.float32).to(v_BGSD.dtype)
+    return (weights.view(batch, groups, -1, weights.shape[-1]) @ v_BGSD).view(batch, heads, tokens, width)

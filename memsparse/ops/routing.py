@@ -1,0 +1,214 @@
+"""Document routing (paper Eq. 2 and the maxima that follow it), collapsed to one inner product.
+
+The score of query token t and chunk c is the mean over heads of a cosine. The mean is linear, so with
+normalised vectors it equals one inner product of width W = G*D between the sum of a kv group's query heads
+(over H) and the concatenated keys. Document scores are then a max over tokens and over a document's chunks.
+
+B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, k selected.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize as l2_normalize
+
+from memsparse.errors import ConfigError, ShapeError
+
+Score = Literal["cosine", "dot"]
+HeadReduce = Literal["mean", "max"]
+QueryReduce = Literal["max", "mean", "last"]
+ChunkReduce = Literal["max", "mean"]
+
+TILE = 16_384
+"""Chunks scored at a time; peak extra memory is B*T*TILE floats, whatever C is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingRule:
+    """How routing vectors become document scores; fixed by a checkpoint, never by a call."""
+
+    score: Score = "cosine"
+    """Normalise routing vectors (the paper, and how routers are trained), or take the raw dot product."""
+    scale: float = 1.0
+    """Factor on every score: 1 for a decoupled cosine router, head_dim**-0.5 otherwise."""
+    head_reduce: HeadReduce = "mean"
+    query_reduce: QueryReduce = "max"
+    chunk_reduce: ChunkReduce = "max"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("score", Score),
+            ("head_reduce", HeadReduce),
+            ("query_reduce", QueryReduce),
+            ("chunk_reduce", ChunkReduce),
+        ):
+            if getattr(self, name) not in get_args(allowed):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}")
+
+    def queries(self, q_BTHD: Tensor, kv_heads: int) -> Tensor:
+        """Routing queries as a reader takes them: (B, T, W), or (B, T, H, D) where heads are not averaged."""
+        normalized = self.score == "cosine"
+        if self.head_reduce == "mean":
+            return collapse_queries(q_BTHD, kv_heads, normalize=normalized, scale=self.scale)
+        q_BTHD = q_BTHD.float()
+        return (l2_normalize(q_BTHD, dim=-1) if normalized else q_BTHD) * self.scale
+
+    def keys(self, k_CGD: Tensor) -> Tensor:
+        """Routing keys as a bank stores them: (C, W), normalised after pooling when the score is a cosine."""
+        return collapse_keys(k_CGD, normalize=self.score == "cosine")
+
+
+def collapse_queries(q_BTHD: Tensor, kv_heads: int, *, normalize: bool = True, scale: float = 1.0) -> Tensor:
+    """Fold H query heads into one vector per token whose inner product with a key is the mean over heads.
+
+    Returns: (B, T, G*D) float32.
+
+    Raises: ShapeError if H is not a multiple of `kv_heads`.
+    """
+    batch, tokens, heads, width = q_BTHD.shape
+    if heads % kv_heads:
+        raise ShapeError(f"{heads} query heads do not divide into {kv_heads} kv heads; check the model's config")
+    q_BTHD = q_BTHD.float()
+    if normalize:
+        q_BTHD = l2_normalize(q_BTHD, dim=-1)
+    grouped = q_BTHD.view(batch, tokens, kv_heads, heads // kv_heads, width)
+    return (grouped.sum(3) * (scale / heads)).flatten(2)
+
+
+def collapse_keys(k_CGD: Tensor, *, normalize: bool = True) -> Tensor:
+    """Lay a chunk's kv heads side by side, each normalised on its own: (C, G*D) in the dtype of the keys."""
+    if normalize:
+        k_CGD = l2_normalize(k_CGD.float(), dim=-1).to(k_CGD.dtype)
+    return k_CGD.flatten(1)
+
+
+def score_documents(
+    routing_q: Tensor, routing_k: Tensor, doc_of_chunk: Tensor, query_mask: Tensor, *, tile: int = TILE
+) -> Tensor:
+    """Relevance of every document to every request: max over its chunks of the max over query tokens.
+
+    Args:
+        routing_q: (B, T, W) from `collapse_queries`.
+        routing_k: (C, W) from `collapse_keys`.
+        doc_of_chunk: (C,) int64, ascending document indices from 0.
+        query_mask: (B, T) bool, True on the tokens that route.
+        tile: chunks scored at a time; memory only.
+
+    Returns: (B, N) float32 with N = last document index + 1; -inf for a document without chunks and for a
+        request without routing tokens.
+
+    Raises: ShapeError if sizes do not fit or `doc_of_chunk` is not ascending.
+    """
+    return document_scores(routing_q, routing_k, doc_of_chunk, query_mask, rule=RoutingRule(), tile=tile)
+
+
+def document_scores(
+    routing_q: Tensor,
+    routing_k: Tensor,
+    doc_of_chunk: Tensor,
+    query_mask: Tensor,
+    *,
+    rule: RoutingRule,
+    num_documents: int | None = None,
+    tile: int = TILE,
+) -> Tensor:
+    """`score_documents` for any reduction: heads first, then query tokens, then chunks.
+
+    Args:
+        routing_q: (B, T, W) where heads are averaged, else (B, T, H, D), as `RoutingRule.queries` gives.
+        num_documents: N, where documents without chunks may follow the last one with chunks.
+
+    Returns, Raises: as `score_documents`.
+    """
+    _check_routing(routing_q, routing_k, doc_of_chunk, query_mask)
+    documents = num_documents if num_documents is not None else _count_documents(doc_of_chunk)
+    chunk_scores = [
+        reduce_tokens(_token_scores(routing_q, routing_k[start : start + tile], rule), query_mask, rule.query_reduce)
+        for start in range(0, routing_k.shape[0], tile)
+    ]
+    if not chunk_scores:
+        return routing_q.new_full((routing_q.shape[0], documents), float("-inf"), dtype=torch.float32)
+    return reduce_chunks(torch.cat(chunk_scores, dim=1), doc_of_chunk, documents, rule.chunk_reduce)
+
+
+def _token_scores(routing_q: Tensor, routing_k: Tensor, rule: RoutingRule) -> Tensor:
+    """(B, T, C) float32 scores of one tile of chunks."""
+    if routing_q.ndim == 3:
+        return routing_q.float() @ routing_k.float().T
+    batch, tokens, heads, width = routing_q.shape
+    k_GDC = routing_k.float().view(len(routing_k), -1, width).permute(1, 2, 0)
+    q_GND = routing_q.float().view(batch * tokens, k_GDC.shape[0], -1, width).transpose(0, 1).flatten(1, 2)
+    per_head = (q_GND @ k_GDC).view(k_GDC.shape[0], batch, tokens, -1, len(routing_k))
+    return per_head.mean((0, 3)) if rule.head_reduce == "mean" else per_head.amax((0, 3))
+
+
+def reduce_tokens(scores_BTC: Tensor, query_mask_BT: Tensor, how: QueryReduce) -> Tensor:
+    """Reduce over the tokens that route: (B, C); -inf for a request without any."""
+    routed = query_mask_BT.any(1, keepdim=True)
+    if how == "max":
+        return scores_BTC.masked_fill(~query_mask_BT[:, :, None], float("-inf")).amax(1)
+    if how == "mean":
+        weights = query_mask_BT.to(scores_BTC.dtype)
+        means = torch.einsum("btc,bt->bc", scores_BTC, weights) / weights.sum(1, keepdim=True).clamp_min(1)
+        return means.masked_fill(~routed, float("-inf"))
+    token = torch.arange(query_mask_BT.shape[1], device=query_mask_BT.device)
+    last = torch.where(query_mask_BT, token, 0).amax(1)
+    picked = scores_BTC[torch.arange(len(last), device=last.device), last]
+    return picked.masked_fill(~routed, float("-inf"))
+
+
+def reduce_chunks(scores_BC: Tensor, doc_of_chunk_C: Tensor, documents: int, how: ChunkReduce) -> Tensor:
+    """Reduce over each document's chunks: (B, N); -inf for a document without chunks."""
+    index = doc_of_chunk_C.expand_as(scores_BC)
+    empty = scores_BC.new_full((scores_BC.shape[0], documents), float("-inf"))
+    if how == "max":
+        return empty.scatter_reduce(1, index, scores_BC, "amax")
+    counts = torch.bincount(doc_of_chunk_C, minlength=documents)
+    sums = torch.zeros_like(empty).scatter_add(1, index, scores_BC)
+    return (sums / counts.clamp_min(1)).masked_fill(counts == 0, float("-inf"))
+
+
+def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best documents of every request, best first; ties go to the lower index.
+
+    Args:
+        scores: (B, N) float32; -inf marks a document that may not be chosen.
+
+    Returns: scores (B, k) and document indices (B, k) int64; -inf and -1 where there are fewer than k.
+    """
+    batch, documents = scores.shape
+    taken = min(k, documents)
+    best = scores.new_full((batch, k), float("-inf"))
+    index = torch.full((batch, k), -1, dtype=torch.long, device=scores.device)
+    if taken == 0:
+        return best, index
+    # torch.topk breaks ties as it likes: take what lies above the k-th score, then the first of those equal to it.
+    cut = scores.detach().topk(taken, dim=1).values[:, -1:]
+    above, equal = scores > cut, scores == cut
+    missing = taken - above.sum(1, keepdim=True)
+    chosen = above | (equal & (equal.cumsum(1) <= missing))
+    ascending = chosen.nonzero()[:, 1].view(batch, taken)
+    values, order = scores.gather(1, ascending).sort(dim=1, descending=True, stable=True)
+    best[:, :taken] = values
+    index[:, :taken] = ascending.gather(1, order).masked_fill(values == float("-inf"), -1)
+    return best, index
+
+
+def _check_routing(routing_q: Tensor, routing_k: Tensor, doc_of_chunk: Tensor, query_mask: Tensor) -> None:
+    width = routing_k.shape[-1]
+    if routing_q.ndim == 3 and routing_q.shape[-1] != width:
+        raise ShapeError(f"routing queries are {routing_q.shape[-1]} wide, keys {width}; they must agree")
+    if routing_q.ndim == 4 and width % routing_q.shape[-1]:
+        raise ShapeError(f"keys of width {width} do not divide into heads of {routing_q.shape[-1]}")
+    if query_mask.shape != routing_q.shape[:2]:
+        raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
+    if doc_of_chunk.shape != routing_k.shape[:1]:
+        raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(routing_k)} chunks; pass one per chunk")
+    if len(doc_of_chunk) and bool((doc_of_chunk[1:] < doc_of_chunk[:-1]).any()):
+        raise ShapeError("doc_of_chunk is not ascending; sort chunks by document")
+
+
+def _count_documents(doc_of_chunk: Tensor) -> int:
+    return int(doc_of_chunk[-1]) + 1 if len(doc_of_chunk) else 0
