@@ -9,7 +9,7 @@ import memsparse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-PUBLIC_NAMES = ["__version__"]
+PUBLIC_NAMES = ["Answer", "Citation", "Document", "MemoryEngine", "__version__"]
 
 MODULE_OF_DISTRIBUTION = {
     "beautifulsoup4": "bs4",
@@ -58,6 +58,22 @@ def test_public_names() -> None:
     assert sorted(names) == PUBLIC_NAMES
     for name in names:
         assert hasattr(memsparse, name), f"memsparse.__all__ names {name}, which is not there"
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    program = (
+        "import sys, memsparse\n"
+        "memsparse.__version__, dir(memsparse)\n"
+        "assert not {'torch', 'transformers', 'memsparse.types'} & set(sys.modules), 'imported at once'\n"
+        "from memsparse import Answer, Citation, Document, MemoryEngine\n"
+        "assert MemoryEngine.__module__ == 'memsparse.engine.engine'\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stderr
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    assert not hasattr(memsparse, "Memory")
 
 
 def test_changelog_names_the_version() -> None:

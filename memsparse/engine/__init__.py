@@ -1,0 +1,1 @@
+"""The engine: encode documents, route and read memory, interleave rounds, answer."""

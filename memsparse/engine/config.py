@@ -1,0 +1,62 @@
+"""How an engine runs: everything a caller may choose, with defaults that serve."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memsparse.errors import ConfigError
+
+SHORTEST_DOCUMENT = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Settings of a `MemoryEngine`; what a checkpoint fixes is in the model's own config.
+
+    Raises: ConfigError for a value out of range.
+    """
+
+    id_decoding: Literal["generate", "router"] | None = None
+    """The model writes the numbers of documents, or the routing scores decide. None: as it was trained."""
+    max_rounds: int = 4
+    """Rounds of one question that may read documents. 0: answer at once."""
+    max_new_tokens: int = 64
+    """Tokens the model may write for the numbers of one round, and again for the answer."""
+    temperature: float = 0.0
+    """0: always the likeliest token."""
+    top_p: float = 1.0
+    """Share of the probability mass that is sampled from, likeliest tokens first."""
+    seed: int = 0
+    """Of sampling; every question starts from it."""
+    max_document_tokens: int | None = None
+    """Longer documents are split; tokens, template included. None: the model's own limit."""
+    margin: float = 0.05
+    """Router decoding: documents whose mean score is within this of the best are read too; score units."""
+    max_read: int = 2
+    """Router decoding: documents read per round, at most."""
+    batch_tokens: int = 8192
+    """Tokens encoded together, padding included."""
+    segment_documents: int = 256
+    """Passages stored together: the most an interruption can lose."""
+
+    def __post_init__(self) -> None:
+        if self.id_decoding not in (None, "generate", "router"):
+            raise ConfigError(f'id_decoding is {self.id_decoding!r}; use "generate" or "router"')
+        for name, least in (
+            ("max_rounds", 0),
+            ("max_new_tokens", 1),
+            ("max_read", 1),
+            ("batch_tokens", 1),
+            ("segment_documents", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.max_document_tokens is not None and self.max_document_tokens < SHORTEST_DOCUMENT:
+            raise ConfigError(
+                f"max_document_tokens is {self.max_document_tokens}; it must be at least {SHORTEST_DOCUMENT}"
+            )
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if not self.margin >= 0:
+            raise ConfigError(f"margin is {self.margin}; it must be 0 or more")

@@ -1,0 +1,283 @@
+"""The engine: a model, a memory bank, and the questions put to them.
+
+with MemoryEngine.open("notes.bank") as engine:
+    engine.add([Document(id="a", text="The ferry leaves at nine.")])
+    print(engine.ask("When does the ferry leave?").text)
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from threading import Lock
+from time import perf_counter, time
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from memsparse.bank import Bank, BankReader
+from memsparse.engine.config import EngineConfig
+from memsparse.engine.encoder import Encoder
+from memsparse.engine.ingest import AddReport, Ingest, Progress
+from memsparse.engine.loading import LoadedModel, fingerprint, load_model
+from memsparse.engine.model_runner import ModelRunner
+from memsparse.engine.request import NOTHING_READ, Request, citation_of
+from memsparse.errors import BankNotFoundError, ConfigError, DocumentError, InputError
+from memsparse.ops.routing import top_documents
+from memsparse.text import Prompt
+from memsparse.types import Answer, Citation, Document, Passage, Usage
+
+__all__ = ["AddReport", "EngineConfig", "MemoryEngine", "Progress", "SearchHit"]
+
+_VIEWS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchHit:
+    """A passage the router found."""
+
+    citation: Citation
+    score: float
+    """Mean routing score over the memory layers."""
+
+
+class MemoryEngine:
+    """Answers questions from a memory bank; `MemoryEngine.open` makes one. Safe to share between threads."""
+
+    def __init__(self, bank: Bank, loaded: LoadedModel, config: EngineConfig) -> None:
+        self.bank = bank
+        self.model = loaded
+        self.config = config
+        self._encoder = Encoder(
+            loaded,
+            batch_tokens=config.batch_tokens,
+            max_document_tokens=config.max_document_tokens,
+            dtype=bank.fingerprint.torch_dtype,
+        )
+        self._runner = ModelRunner(loaded)
+        self._views: OrderedDict[tuple[str | None, int], tuple[BankReader, float]] = OrderedDict()
+        self._mutex = Lock()
+
+    @classmethod
+    def open(
+        cls,
+        bank: str | Path,
+        model: str | Path | LoadedModel | None = None,
+        *,
+        create: bool = True,
+        config: EngineConfig | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Open a bank with a model.
+
+        Args:
+            model: a folder, a hub repository, or one loaded already. None: the one in the package.
+            create: make an empty bank if there is none at that path.
+            settings: single fields of `EngineConfig`; they win over `config`.
+
+        Raises: ModelError; ConfigError for an unknown setting or a value out of range; BankNotFoundError;
+        BankMismatchError if the bank was filled with another model.
+        """
+        try:
+            chosen = replace(config or EngineConfig(), **settings)
+        except TypeError as error:
+            unknown = sorted(settings.keys() - EngineConfig.__dataclass_fields__.keys())
+            raise ConfigError(
+                f"unknown setting {unknown[0]!r}; known: {', '.join(EngineConfig.__dataclass_fields__)}"
+            ) from error
+        loaded = model if isinstance(model, LoadedModel) else load_model(model)
+        own = fingerprint(loaded)
+        try:
+            opened = Bank.open(bank, own)
+        except BankNotFoundError:
+            if not create:
+                raise
+            opened = Bank.create(bank, own)
+        return cls(opened, loaded, chosen)
+
+    def add(
+        self, documents: Iterable[Document], *, on_progress: Callable[[Progress], None] | None = None
+    ) -> AddReport:
+        """Store documents: new and changed ones are encoded, unchanged ones skipped.
+
+        Every `segment_documents` passages are committed together; when it is interrupted, the next call
+        encodes the rest only.
+
+        Raises: DocumentError for a document without text, or two with one id, naming it; what was committed
+        before it stays. BankLockedError while another process writes.
+        """
+        return self._ingest(on_progress).run(documents)
+
+    def sync(
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: str = "default",
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> AddReport:
+        """Make a namespace hold exactly these documents: `add`, then remove what is not among them.
+
+        Raises: as `add`; DocumentError for a document of another namespace.
+        """
+        ingest = self._ingest(on_progress)
+        total = len(documents) if isinstance(documents, Sized) else None
+        report = ingest.run(_only_in(namespace, documents), total=total)
+        gone = [id_ for id_ in self.bank.known(namespace) if (namespace, id_) not in ingest.seen]
+        if gone:
+            self.bank.remove(gone, namespace=namespace)
+        return replace(report, removed=len(gone))
+
+    def remove(self, document_ids: Sequence[str], *, namespace: str = "default") -> int:
+        """Remove documents; the next question does not see them. Returns how many.
+
+        Raises: DocumentError for an unknown id, and then removes nothing; BankLockedError.
+        """
+        return self.bank.remove(document_ids, namespace=namespace)
+
+    def search(
+        self, query: str, *, limit: int = 16, namespace: str | None = None, version: int | None = None
+    ) -> list[SearchHit]:
+        """The passages the router finds for a query, best first; nothing is read or generated.
+
+        Args:
+            namespace: None: all of them.
+            version: an earlier version of the bank. None: the latest.
+
+        Raises: InputError for an empty or overlong query; ConfigError for a limit below 1.
+        """
+        self._check_question(query, "query")
+        if limit < 1:
+            raise ConfigError(f"limit is {limit}; it must be at least 1")
+        reader = self._reader(namespace, version)
+        if not len(reader):
+            return []
+        ids, roles = self.model.prompts.question(query)
+        prompt = Prompt(ids=ids, roles=roles, first_position=self._first_position())
+        scores, index = top_documents(
+            self._runner.prefill(prompt, reader).scores()[None], min(limit, len(reader))
+        )
+        numbers = reader.numbers[index[0][index[0] >= 0]].tolist()
+        return [
+            SearchHit(citation=citation_of(passage), score=score)
+            for passage, score in zip(self.bank.passages(numbers), scores[0].tolist(), strict=False)
+        ]
+
+    def ask(self, question: str, *, namespace: str | None = None, version: int | None = None) -> Answer:
+        """Answer a question from the documents; see `stream`."""
+        *_, answer = self.stream(question, namespace=namespace, version=version)
+        if not isinstance(answer, Answer):
+            raise TypeError("a stream ends with its Answer")
+        return answer
+
+    def stream(
+        self, question: str, *, namespace: str | None = None, version: int | None = None
+    ) -> Iterator[str | Answer]:
+        """Yield the answer's text piece by piece, then the `Answer` with its citations and its whole trace.
+
+        Without documents to read the answer is at once that there is none.
+
+        Args:
+            namespace: None: all of them.
+            version: an earlier version of the bank. None: the latest.
+
+        Raises: InputError for an empty or overlong question; BankError for an unknown version.
+        """
+        self._check_question(question, "question")
+        started = perf_counter()
+        reader = self._reader(namespace, version)
+        if not len(reader):
+            return iter([NOTHING_READ, _nothing(perf_counter() - started)])
+        return Request(
+            self._runner,
+            self.model.prompts,
+            self.model.config,
+            reader,
+            question,
+            self.config,
+            passages=lambda numbers: self._passages(reader, numbers),
+            body=self._encoder.body,
+        ).run()
+
+    def close(self) -> None:
+        """Close the bank; the folder may then be copied."""
+        self._views.clear()
+        self.bank.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ingest(self, on_progress: Callable[[Progress], None] | None) -> Ingest:
+        return Ingest(
+            self.bank,
+            self._encoder,
+            segment_documents=self.config.segment_documents,
+            on_progress=on_progress,
+        )
+
+    def _check_question(self, text: str, what: str) -> None:
+        if not text.strip():
+            raise InputError(f"the {what} is empty; write one")
+        limit = self.model.config.max_position_embeddings // 2  # the rest is for what is read
+        tokens = self.model.prompts.count_tokens(text)
+        if tokens > limit:
+            raise InputError(f"the {what} has {tokens} tokens, this model takes {limit}; shorten it")
+
+    def _first_position(self) -> int:
+        return len(self.model.prompts.head()) + self.model.config.top_k_documents
+
+    def _reader(self, namespace: str | None, version: int | None) -> BankReader:
+        """A reader of one version, kept with its routing keys until a document in it expires."""
+        latest = self.bank.version
+        key = (namespace, latest if version is None else version)
+        with self._mutex:
+            reader, stale = self._views.get(key, (None, -inf))
+            if reader is None or time() >= stale:
+                now = time()
+                expiries = (
+                    self._expiries(namespace) if key[1] == latest else [now]
+                )  # known of the latest only
+                stale = min((e for e in expiries if e >= now), default=inf)
+                config = self.model.config
+                reader = self.bank.reader(
+                    top_k=config.top_k_documents,
+                    rule=config.routing_rule(),
+                    namespace=namespace,
+                    version=key[1],
+                    now=now,
+                )
+                self._views[key] = (reader, stale)
+                while len(self._views) > _VIEWS:
+                    self._views.popitem(last=False)
+            self._views.move_to_end(key)
+            return reader
+
+    def _expiries(self, namespace: str | None) -> list[float]:
+        return [info.expires for info in self.bank.documents(namespace=namespace) if info.expires is not None]
+
+    def _passages(self, reader: BankReader, numbers: Sequence[int]) -> dict[int, Passage]:
+        """Passages by number; what the reader does not see does not exist."""
+        asked = torch.tensor(list(numbers), dtype=torch.long)
+        visible = asked[torch.isin(asked, reader.numbers)].tolist()
+        return dict(zip(visible, self.bank.passages(visible), strict=True))
+
+
+def _nothing(seconds: float) -> Answer:
+    usage = Usage(prompt_tokens=0, completion_tokens=0, route_seconds=0.0, seconds=seconds)
+    return Answer(text=NOTHING_READ, citations=(), rounds=(), usage=usage, found=False)
+
+
+def _only_in(namespace: str, documents: Iterable[Document]) -> Iterable[Document]:
+    for document in documents:
+        if document.namespace != namespace:
+            raise DocumentError(
+                f"document {document.id!r} is of namespace {document.namespace!r}; sync them one at a time, "
+                f"this is {namespace!r}"
+            )
+        yield document

@@ -1,0 +1,222 @@
+"""One question from its first call to its answer: the interleave protocol, run on a model over a memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from memsparse.engine.config import EngineConfig
+from memsparse.engine.extractive import begins, find_span, same_text
+from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
+from memsparse.engine.model_runner import ModelRunner, NumberedReader, Session, sample
+from memsparse.model.configuration_memsparse import MemSparseConfig
+from memsparse.ops.routing import top_documents
+from memsparse.text import PromptBuilder
+from memsparse.types import Answer, Citation, LayerRouting, Passage, Round, Usage
+
+NOT_FOUND = "No answer found; these passages come closest."
+NOTHING_READ = "No answer found."
+
+Passages = Callable[[Sequence[int]], Mapping[int, Passage]]
+"""Numbers to passages; those the question may not read are absent."""
+
+
+class Request:
+    """Runs one question; its result depends on nothing but model, memory, question and settings."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        prompts: PromptBuilder,
+        model: MemSparseConfig,
+        reader: NumberedReader,
+        question: str,
+        config: EngineConfig,
+        *,
+        passages: Passages,
+        body: Callable[[Passage], str],
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            body: what the model reads of a passage.
+        """
+        self._runner = runner
+        self._prompts = prompts
+        self._model = model
+        self._reader = reader
+        self._config = config
+        self._by_router = (config.id_decoding or model.id_decoding) == "router"
+        self._passages = passages
+        self._body = body
+        self._read: dict[int, Passage] = {}
+        # Phases are bounded here, where the numbers and the answer each have their own allowance.
+        self._machine = Interleave(
+            prompts,
+            question,
+            self._look_up,
+            model.top_k_documents,
+            max_rounds=config.max_rounds,
+            max_new_tokens=2**31,
+        )
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._answer_ids: list[int] = []
+        self._routings: list[tuple[LayerRouting, ...]] = []
+        self._means: list[Tensor | None] = []
+        self._starts: list[float] = []
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._route_seconds = 0.0
+
+    def run(self) -> Iterator[str | Answer]:
+        """Yield the answer's text piece by piece, then the `Answer`; the pieces join to its text."""
+        started = perf_counter()
+        session = self._call()
+        told = ""
+        while True:
+            token, action = self._step(session)
+            if isinstance(action, Done):
+                break
+            if isinstance(action, NewCall):
+                session = self._call()
+                continue
+            ids = [] if token is None else [token]
+            if isinstance(action, Append):
+                self._prompt_tokens += len(action.ids)
+                ids += action.ids
+            self._runner.append(session, ids)
+            told_now = self._safe_to_tell()
+            if len(told_now) > len(told):
+                yield told_now[len(told) :]
+                told = told_now
+        answer = self._finish(started)
+        if len(answer.text) > len(told):
+            yield answer.text[len(told) :]
+        yield answer
+
+    def _call(self) -> Session:
+        """Route and prefill what the protocol asks for."""
+        self._starts.append(perf_counter())
+        prompt = self._machine.prompt()
+        self._prompt_tokens += len(prompt.ids)
+        session = self._runner.prefill(prompt, self._reader)
+        self._route_seconds += session.route_seconds
+        self._routings.append(session.routed(self._reader.numbers))
+        self._means.append(session.scores() if self._by_router or self._model.extractive else None)
+        return session
+
+    def _step(self, session: Session) -> tuple[int | None, Action]:
+        """Decide what comes next: the token sampled, if one was, and what the protocol makes of it."""
+        if self._machine.state is State.ROUTE and self._by_router:
+            return None, self._route(session)
+        if self._machine.state is State.ROUTE:
+            token = self._next_number_token(session)
+        elif len(self._answer_ids) >= self._config.max_new_tokens:
+            return None, Done()
+        else:
+            token = sample(session.logits, self._config, None, self._generator)
+            if token not in self._prompts.stop_ids:
+                self._answer_ids.append(token)
+        self._completion_tokens += 1
+        return token, self._machine.feed(token)
+
+    def _route(self, session: Session) -> Action:
+        """Router decoding: the best documents not read yet, unless the model would rather end retrieval."""
+        scores = session.scores()
+        cited = torch.isin(self._reader.numbers, torch.tensor(self._machine.cited, dtype=torch.long))
+        best, index = top_documents(scores.masked_fill(cited, float("-inf"))[None], self._config.max_read)
+        near = (index[0] >= 0) & (best[0] >= best[0, 0] - self._config.margin)
+        numbers = self._reader.numbers[index[0][near]].tolist()
+        if not numbers or (self._machine.cited and self._would_end(session, numbers[0])):
+            return self._machine.end_retrieval()
+        return self._machine.accept_documents(sorted(numbers))
+
+    def _would_end(self, session: Session, number: int) -> bool:
+        """Whether the model finds the end of retrieval likelier than a citation, by their first tokens."""
+        end, cite = self._prompts.end_of_retrieve_ids[0], self._prompts.citation([number])[0]
+        return bool(session.logits[end] > session.logits[cite])
+
+    def _next_number_token(self, session: Session) -> int:
+        """Generate decoding: the next token of a list of numbers that were routed and not cited yet."""
+        emitted = self._machine.route_ids
+        routed = {number for layer in self._routings[-1] for number in layer.numbers}
+        allowed = self._machine.trie(routed).allowed(emitted)
+        if len(emitted) >= self._config.max_new_tokens and self._prompts.marker_id in allowed:
+            return self._prompts.marker_id
+        return sample(session.logits, self._config, allowed, self._generator)
+
+    def _look_up(self, numbers: Sequence[int]) -> dict[int, str]:
+        found = self._passages(numbers)
+        self._read.update(found)
+        return {number: self._body(passage) for number, passage in found.items()}
+
+    def _safe_to_tell(self) -> str:
+        """The start of the answer that will stand whatever follows."""
+        if self._model.extractive or not self._answer_ids:
+            return ""
+        if self._prompts.answer_lead not in self._prompts.decode(self._answer_ids):
+            return ""
+        text = self._machine.answer.rstrip("\ufffd")  # the first bytes of a character still to come
+        return "" if begins(self._model.absent_answer, text) else text
+
+    def _finish(self, started: float) -> Answer:
+        text = self._machine.answer
+        found = bool(text) and not same_text(text, self._model.absent_answer)
+        cited = [self._read[number] for number in self._machine.cited]
+        if self._model.extractive and found:
+            spans = {passage.number: find_span(text, self._body(passage)) for passage in cited}
+            holders = [passage for passage in cited if spans[passage.number]]
+            found = bool(holders)
+            if holders:
+                span = spans[holders[0].number]
+                text = self._body(holders[0])[slice(*span)] if span else text
+                cited = self._evidence({passage.number for passage in holders})
+        if not found:
+            text = NOT_FOUND if cited else NOTHING_READ
+        ended = perf_counter()
+        return Answer(
+            text=text,
+            citations=tuple(map(citation_of, cited)),
+            rounds=self._rounds(ended),
+            usage=Usage(
+                prompt_tokens=self._prompt_tokens,
+                completion_tokens=self._completion_tokens,
+                route_seconds=self._route_seconds,
+                seconds=ended - started,
+            ),
+            found=found,
+        )
+
+    def _evidence(self, holders: set[int]) -> list[Passage]:
+        """Passages that hold the answer, and the best one of each round before them that read others."""
+        kept: list[int] = []
+        rounds = self._machine.rounds
+        last = max((i for i, item in enumerate(rounds) if holders & set(item.numbers)), default=-1)
+        for i, (item, means) in enumerate(zip(rounds, self._means, strict=True)):
+            here = [number for number in item.numbers if number in holders]
+            if not here and i < last and item.numbers and means is not None:
+                scores = dict(zip(self._reader.numbers.tolist(), means.tolist(), strict=True))
+                here = [max(item.numbers, key=lambda number: scores[number])]
+            kept += here
+        return [self._read[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
+
+    def _rounds(self, ended: float) -> tuple[Round, ...]:
+        ends = [*self._starts[1:], ended]
+        trace = zip(self._machine.rounds, self._routings, self._starts, ends, strict=True)
+        return tuple(
+            Round(routing=routing, numbers=item.numbers, text=item.text, seconds=end - start)
+            for item, routing, start, end in trace
+        )
+
+
+def citation_of(passage: Passage) -> Citation:
+    """A passage as an answer names it."""
+    return Citation(
+        number=passage.number,
+        document_id=passage.document_id,
+        title=passage.title,
+        start=passage.start,
+        end=passage.end,
+        text=passage.text,
+    )
