@@ -1,0 +1,62 @@
+import dataclasses
+import json
+
+import pytest
+
+from memsparse.console import excerpt, note, printable, progress, report_line, say, show_json, show_rows
+from memsparse.engine.engine import AddReport
+
+
+def test_documents_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("red \x1b[31m text\x07 [bold]kept[/bold]\tand\r\nthis \x9b2J")
+    assert capsys.readouterr().out == "red �[31m text� [bold]kept[/bold]\tand\nthis �2J\n"
+    assert printable("é 東京 \u202f") == "é 東京 \u202f"
+    assert printable("é 東京", "latin-1") == "é ??"
+
+
+def test_a_note_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    note("one\ntwo " + "long " * 100)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+
+
+def test_json_is_valid_whatever_the_values(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    @dataclasses.dataclass
+    class Thing:
+        scores: tuple[float, ...]
+        name: str
+
+    show_json({"things": [Thing(scores=(1.5, float("-inf"), float("nan")), name="東\udc80\x1b")]})
+    out = capsysbinary.readouterr().out
+    assert json.loads(out) == {"things": [{"scores": [1.5, None, None], "name": "東\udc80\x1b"}]}
+    assert "東".encode() in out
+    assert out.count(b"\n") == 1
+
+
+def test_rows_are_separated_by_tabs_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows([("a\tb", 1), ("c\nd", 2)], ("name", "count"))
+    assert capsys.readouterr().out == "a b\t1\nc d\t2\n"
+    show_rows([], ("name", "count"))
+    assert capsys.readouterr().out == ""
+
+
+def test_an_excerpt_is_short_and_on_one_line() -> None:
+    assert excerpt("one\n\n two") == "one two"
+    assert len(excerpt("word " * 1000)) <= 200
+    assert excerpt("word " * 1000).endswith(" ...")
+
+
+def test_a_bar_is_absent_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("encoding") as show:
+        show(1, 2)
+        show(2, None)
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_report_names_only_what_happened() -> None:
+    report = AddReport(added=0, updated=2, unchanged=0, passages=2, tokens=30, seconds=0.5)
+    assert report_line(report, 1) == "documents: 2 updated, 1 skipped; 30 tokens encoded in 0.50 s"
+    nothing = dataclasses.replace(report, updated=0, tokens=0)
+    assert report_line(nothing, 0).startswith("documents: nothing;")

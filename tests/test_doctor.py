@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from memsparse import doctor
+from memsparse.doctor import Check, examine
+from tests.tiny import save_tiny_model
+
+
+def by_name(checks: tuple[Check, ...]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_sound_machine_has_all_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMSPARSE_CACHE", str(tmp_path / "cache"))
+    model = save_tiny_model(tmp_path / "model")
+    checks = by_name(examine(str(model)))
+    assert all(check.ok for check in checks.values() if check.needed)
+    assert "GFLOP/s in float32" in checks["cpu"].detail
+    assert "FTS5" in checks["sqlite"].detail
+    assert "parameters" in checks["model"].detail
+
+
+def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MEMSPARSE_CACHE", str(tmp_path / "file" / "cache"))
+    check = by_name(examine(str(tmp_path)))["cache"]
+    assert (check.ok, check.needed) == (False, True)
+    assert "MEMSPARSE_CACHE" in check.detail
+
+
+def test_extras_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class About:
+        def get_all(self, name: str) -> list[str]:
+            if name == "Provides-Extra":
+                return ["here", "away"]
+            return ["torch>=2", 'numpy>=1; extra == "here"', "no-such-thing[x]>=1 ; extra == 'away'"]
+
+    monkeypatch.setattr(doctor.metadata, "metadata", lambda name: About())
+    here, away = doctor._extras()
+    assert (here.name, here.ok, here.detail) == ("extra here", True, "installed")
+    assert (away.ok, away.needed) == (False, False)
+    assert away.detail == "without no-such-thing; pip install 'memsparse[away]'"
