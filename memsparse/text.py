@@ -310,7 +310,14 @@ class PromptBuilder:
 
 
 def passage_text(title: str, text: str) -> str:
-    """Return the text of a document with its title in front, unless it begins with it already."""
+    """Return the text of a document with its title in front, once.
+
+    A first line that only repeats the title, as in files, and space at the end are left out.
+    """
+    heading, _, rest = text.partition("\n")
+    if title and rest.strip() and heading.lstrip("# ").rstrip() == title:
+        text = rest.lstrip()
+    text = text.rstrip()
     return f"{title}\n{text}" if title and not text.startswith(title) else text
 
 

@@ -230,7 +230,17 @@ def test_template_refuses(values: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("title", "text", "expected"),
-    [("", "b", "b"), ("T", "b", "T\nb"), ("T", "T\nb", "T\nb"), ("T", "", "T\n"), ("", "", "")],
+    [
+        ("", "b", "b"),
+        ("T", "b", "T\nb"),
+        ("T", "T\nb", "T\nb"),
+        ("T", "# T\n\nb \n", "T\nb"),
+        ("T", "T\n\nT is b\n", "T is b"),
+        ("T", "T\n", "T"),
+        ("T", "T is b", "T is b"),
+        ("T", "", "T\n"),
+        ("", "", ""),
+    ],
 )
 def test_passage_text(title: str, text: str, expected: str) -> None:
     assert passage_text(title, text) == expected

@@ -1,0 +1,1 @@
+"""The Hugging Face model, and memory that lives in tensors."""

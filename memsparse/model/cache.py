@@ -18,10 +18,12 @@ class MemSparseCache(DynamicCache):
     def __init__(self) -> None:
         super().__init__()
         self.memory: dict[int, MemoryKV] = {}
+        self.position_shift = 0
+        """Added to the positions `generate` counts."""
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow a beam search: row i becomes what row `beam_idx[i]` was."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any integers do
         self._select_memory(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -32,20 +34,24 @@ class MemSparseCache(DynamicCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        for layer, kv in self.memory.items():
-            self._select_memory(torch.arange(len(kv.k), device=kv.k.device).repeat_interleave(repeats), layer)
+        rows = len(next(iter(self.memory.values())).k) if self.memory else 0
+        self._select_memory(torch.arange(rows).repeat_interleave(repeats))
 
-    def _select_memory(self, rows: Tensor, layer: int | None = None) -> None:
-        for each in [layer] if layer is not None else list(self.memory):
-            kv = self.memory[each]
-            rows_here = rows.to(kv.k.device)
-            self.memory[each] = replace(
+    def reset(self) -> None:
+        """Forget everything, the selected chunks too: the next pass routes anew."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self.memory.clear()
+
+    def _select_memory(self, rows: Tensor) -> None:
+        for layer, kv in self.memory.items():
+            here = rows.to(kv.k.device)
+            self.memory[layer] = replace(
                 kv,
-                k=kv.k[rows_here],
-                v=kv.v[rows_here],
-                mask=kv.mask[rows_here],
-                documents=kv.documents[rows_here],
-                scores=kv.scores[rows_here],
-                document_of_slot=kv.document_of_slot[rows_here],
-                all_scores=None if kv.all_scores is None else kv.all_scores[rows_here],
+                k=kv.k[here],
+                v=kv.v[here],
+                mask=kv.mask[here],
+                documents=kv.documents[here],
+                scores=kv.scores[here],
+                document_of_slot=kv.document_of_slot[here],
+                all_scores=None if kv.all_scores is None else kv.all_scores[here],
             )

@@ -47,7 +47,13 @@ class MemSparseConfig(Qwen3Config):
     """Add the routing score, times a learnt scale, to the attention logits of the selected chunks."""
     gate_init: float = 10.0
     id_decoding: str = "generate"
-    """How this model's documents are decided: "generate" writes their numbers, "router" takes the routing scores."""
+    """How documents are decided: "generate" writes their numbers, "router" takes the routing scores."""
+    extractive: bool = False
+    """The model answers with spans of what it read; anything else counts as not found."""
+    absent_answer: str = ""
+    """Sentence the model was trained to give when the documents hold no answer. Empty: it has none."""
+    max_document_tokens: int | None = None
+    """Longest document the model was trained to encode, template included; longer ones are split."""
 
     aux_loss_method: str = "INFONCE_DECOUPLE"
     aux_temperature: float = 0.1
@@ -62,7 +68,7 @@ class MemSparseConfig(Qwen3Config):
     """Training uses the caller's positions; otherwise 0..L-1 over the packed row."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if self.memory_layers is None:
             self.memory_layers = list(range(self.num_hidden_layers // 2, self.num_hidden_layers))
         for name in ("chunk_size", "top_k_documents"):
@@ -71,10 +77,13 @@ class MemSparseConfig(Qwen3Config):
         outside = [layer for layer in self.memory_layers if not 0 <= layer < self.num_hidden_layers]
         if outside or sorted(set(self.memory_layers)) != list(self.memory_layers):
             raise ConfigError(
-                f"memory_layers is {self.memory_layers}; give rising layer indices below {self.num_hidden_layers}"
+                f"memory_layers is {self.memory_layers}; "
+                f"give rising layer indices below {self.num_hidden_layers}"
             )
         if self.aux_loss_method not in AUX_LOSSES:
-            raise ConfigError(f"aux_loss_method is {self.aux_loss_method!r}; use one of {', '.join(AUX_LOSSES)}")
+            raise ConfigError(
+                f"aux_loss_method is {self.aux_loss_method!r}; use one of {', '.join(AUX_LOSSES)}"
+            )
         if self.id_decoding not in ("generate", "router"):
             raise ConfigError(f'id_decoding is {self.id_decoding!r}; use "generate" or "router"')
         self.routing_rule()
@@ -139,9 +148,20 @@ _PUBLISHED = {
 """Keys of `msa_config` (the misspelling is theirs) and our names for them."""
 
 _OWN = (
-    "qk_norm attention_output_bias mlp_bias embedding_norm memory_layers routing_score gate gate_init id_decoding "
-    "aux_all_layers"
-).split()
+    "qk_norm",
+    "attention_output_bias",
+    "mlp_bias",
+    "embedding_norm",
+    "memory_layers",
+    "routing_score",
+    "gate",
+    "gate_init",
+    "id_decoding",
+    "extractive",
+    "absent_answer",
+    "max_document_tokens",
+    "aux_all_layers",
+)
 
 
 def from_published(published: dict[str, Any]) -> dict[str, Any]:
@@ -166,9 +186,12 @@ def from_published(published: dict[str, Any]) -> dict[str, Any]:
             else sorted({int(part) for part in layers.split(",") if part.strip()})
         )
     except ValueError as error:
-        raise ConfigError(f'router_layer_idx is {layers!r}; give "all" or layer numbers with commas') from error
+        raise ConfigError(
+            f'router_layer_idx is {layers!r}; give "all" or layer numbers with commas'
+        ) from error
     config["routing_score"] = "cosine" if "INFONCE" in settings["aux_loss_method"] else "dot"
-    config |= {"model_type": "memsparse", "architectures": ["MemSparseForCausalLM"], "use_sliding_window": False}
+    config |= {"model_type": "memsparse", "architectures": ["MemSparseForCausalLM"]}
+    config["use_sliding_window"] = False
     return config
 
 
@@ -177,10 +200,13 @@ def to_published(config: MemSparseConfig) -> dict[str, Any]:
 
     Raises: ConfigError if the model uses what that layout cannot say.
     """
-    flags = {"qk_norm": True, "attention_output_bias": False, "mlp_bias": False, "embedding_norm": False, "gate": False}
-    unsayable = [name for name, plain in flags.items() if getattr(config, name) != plain]
+    absent = ("attention_output_bias", "mlp_bias", "embedding_norm", "gate")
+    unsayable = [] if config.qk_norm else ["qk_norm=False"]
+    unsayable += [name for name in absent if getattr(config, name)]
     if unsayable:
-        raise ConfigError(f"the published layout has no {', '.join(unsayable)}; keep this model in the memsparse layout")
+        raise ConfigError(
+            f"the published layout has no {', '.join(unsayable)}; keep this model in the memsparse layout"
+        )
     published = config.to_dict()
     settings = {theirs: published.pop(ours) for theirs, ours in _PUBLISHED.items()}
     layers = published["memory_layers"]

@@ -93,9 +93,11 @@ class InBatchMemory(ChunkCollector):
             num_documents=self.num_documents,
         )
         if self.allowed is not None:
+            _check_rows("allowed", self.allowed, scores_BN)
             scores_BN = scores_BN.masked_fill(~self.allowed, float("-inf"))
         candidates = scores_BN.detach()
         if self.selectable is not None:
+            _check_rows("selectable", self.selectable, scores_BN)
             candidates = candidates.masked_fill(~self.selectable, float("-inf"))
         _, selected_Bk = top_documents(candidates, min(self.top_k, self.num_documents))
         return self._gather(chunks, scores_BN, selected_Bk)
@@ -103,7 +105,8 @@ class InBatchMemory(ChunkCollector):
     def _gather(self, chunks: LayerChunks, scores_BN: Tensor, selected_Bk: Tensor) -> MemoryKV:
         documents = selected_Bk.clamp_min(0)
         slot = torch.arange(self.most_chunks, device=documents.device)
-        real = (slot < self.chunks_per_document[documents][..., None]) & (selected_Bk >= 0)[..., None]  # (B, k, m)
+        # (B, k, chunks of the longest document)
+        real = (slot < self.chunks_per_document[documents][..., None]) & (selected_Bk >= 0)[..., None]
         index_BM = (self.first_chunk[documents][..., None] + slot).masked_fill(~real, 0).flatten(1)
         mask = real.flatten(1)[:, None]
         if self.chunk_index is not None and self.token_index is not None:
@@ -119,4 +122,11 @@ class InBatchMemory(ChunkCollector):
             .repeat_interleave(self.most_chunks)
             .expand(len(documents), -1),
             all_scores=scores_BN,
+        )
+
+
+def _check_rows(name: str, mask: Tensor, scores: Tensor) -> None:
+    if mask.shape != scores.shape:
+        raise ShapeError(
+            f"{name} is {tuple(mask.shape)}, scores are {tuple(scores.shape)}; pass one row per request"
         )

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding, apply_rotary_pos_emb
 
-from memsparse.errors import InputError
+from memsparse.errors import InputError, ShapeError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.memory import LayerChunks
@@ -51,8 +51,8 @@ class MemSparseAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
         self.scale = config.head_dim**-0.5
-        heads = config.num_attention_heads * config.head_dim
-        kv_heads = config.num_key_value_heads * config.head_dim
+        self.kv_heads = config.num_key_value_heads or config.num_attention_heads
+        heads, kv_heads = config.num_attention_heads * config.head_dim, self.kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, heads, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
@@ -80,22 +80,23 @@ class MemSparseAttention(nn.Module):
         query_mask: Tensor | None,
         document_lengths: Tensor | None,
     ) -> tuple[Tensor, LayerChunks | None, MemoryKV | None]:
-        """Attend; return (B, T, hidden), the chunks of documents being encoded, and the memory that was read."""
-        batch, tokens, _ = hidden_states.shape
-        shape = (batch, tokens, -1, self.head_dim)
-        q, k = self.q_proj(hidden_states).view(shape), self.k_proj(hidden_states).view(shape)
+        """Attend: (B, T, hidden), the chunks of documents being encoded, and the memory that was read."""
+        heads = (-1, self.head_dim)  # (B, T, heads * head_dim) -> (B, T, heads, head_dim)
+        q, k = self.q_proj(hidden_states).unflatten(2, heads), self.k_proj(hidden_states).unflatten(2, heads)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        v = self.v_proj(hidden_states).view(shape)
-        q, k = apply_rotary_pos_emb(q, k, *position_embeddings, unsqueeze_dim=2)  # (B, T, heads, head_dim)
+        v = self.v_proj(hidden_states).unflatten(2, heads)
+        q, k = apply_rotary_pos_emb(q, k, *position_embeddings, unsqueeze_dim=2)
 
         chunks = None
         if self.is_memory_layer and document_lengths is not None:
-            routing_k = self.router_k_proj(hidden_states).view(shape) if self.config.decouple_router else k
+            decoupled = self.config.decouple_router
+            routing_k = self.router_k_proj(hidden_states).unflatten(2, heads) if decoupled else k
             chunks = self._pool(k, v, routing_k, document_lengths)
         memory_kv = None
         if self.is_memory_layer:
-            routing_q = self.router_q_proj(hidden_states).view(shape) if self._routes(memory, past_key_values) else q
+            routes = self._routes(memory, past_key_values)
+            routing_q = self.router_q_proj(hidden_states).unflatten(2, heads) if routes else q
             memory_kv = self._read(routing_q, memory, past_key_values, query_mask)
 
         local_k, local_v = k.transpose(1, 2), v.transpose(1, 2)
@@ -113,7 +114,7 @@ class MemSparseAttention(nn.Module):
             scale=self.scale,
             implementation="eager" if self.config._attn_implementation == "eager" else "sdpa",
         )
-        return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), chunks, memory_kv
+        return self.o_proj(attended.transpose(1, 2).flatten(2)), chunks, memory_kv
 
     def _routes(self, memory: MemoryReader | None, cache: Cache | None) -> bool:
         """Whether this pass needs routing queries of its own projection."""
@@ -140,9 +141,7 @@ class MemSparseAttention(nn.Module):
             return None
         if query_mask is None:
             query_mask = torch.ones(routing_q.shape[:2], dtype=torch.bool, device=routing_q.device)
-        read = memory.read(
-            self.layer_idx, self.rule.queries(routing_q, self.config.num_key_value_heads), query_mask
-        )
+        read = memory.read(self.layer_idx, self.rule.queries(routing_q, self.kv_heads), query_mask)
         if isinstance(cache, MemSparseCache):
             cache.memory[self.layer_idx] = read
         return read
@@ -181,7 +180,9 @@ class MemSparseDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, LayerChunks | None, MemoryKV | None]:
+    def forward(
+        self, hidden_states: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, LayerChunks | None, MemoryKV | None]:
         """One layer; takes and returns what `MemSparseAttention.forward` does."""
         attended, chunks, memory_kv = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
@@ -196,12 +197,12 @@ class MemSparsePreTrainedModel(PreTrainedModel):
     config_class = MemSparseConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MemSparseDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["MemSparseDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, MemSparseAttention) and hasattr(module, "routing_gate"):
             nn.init.constant_(module.routing_gate, self.config.gate_init)
         if isinstance(module, MemSparseForCausalLM):
@@ -220,7 +221,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
         self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config=config)
         self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -239,14 +240,15 @@ class MemSparseModel(MemSparsePreTrainedModel):
         """Run the decoder.
 
         Args:
-            attention_mask: (B, past + T), 1 on real tokens. None: all real.
+            attention_mask: (B, past + T), 1 on real tokens, those in the cache included. None: all real.
             position_ids: (B, T) rotary positions. None: counted from the length of the past.
             past_key_values: give a `MemSparseCache` to decode with memory.
             memory: what memory layers read; asked once per layer and cache.
             writer: takes the chunks of the rows, which are then whole documents, padded on the right.
             query_mask: (B, T) bool, the tokens that route. None: all of them.
 
-        Raises: InputError unless exactly one of input_ids and inputs_embeds is given.
+        Raises: InputError unless exactly one of input_ids and inputs_embeds is given; ShapeError for an
+            attention mask of another shape, or documents padded elsewhere than on the right.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give exactly one of input_ids and inputs_embeds")
@@ -259,7 +261,10 @@ class MemSparseModel(MemSparsePreTrainedModel):
             past_key_values = MemSparseCache()
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            position_ids = torch.arange(past, past + tokens, device=inputs_embeds.device).expand(batch, tokens)
+            counted = torch.arange(past, past + tokens, device=inputs_embeds.device)
+            position_ids = counted.expand(batch, tokens)
+        if attention_mask is not None:
+            _check_mask(attention_mask, batch, past, tokens)
         lengths = None
         if writer is not None:
             lengths = _lengths(attention_mask, inputs_embeds)
@@ -268,7 +273,9 @@ class MemSparseModel(MemSparsePreTrainedModel):
         local_mask = None
         if attention_mask is not None or past > 0:
             if attention_mask is None:
-                attention_mask = torch.ones(batch, past + tokens, dtype=torch.bool, device=inputs_embeds.device)
+                attention_mask = torch.ones(
+                    batch, past + tokens, dtype=torch.bool, device=inputs_embeds.device
+                )
             local_mask = causal_mask(attention_mask, tokens)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -302,7 +309,8 @@ class MemSparseModel(MemSparsePreTrainedModel):
 class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
     """The decoder with its output head, and the scalar of the auxiliary loss it was trained with."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    temperature: Tensor
 
     def __init__(self, config: MemSparseConfig) -> None:
         super().__init__(config)
@@ -312,7 +320,7 @@ class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
             self.b = nn.Parameter(torch.tensor(BCE_BIAS_INIT))  # published name of the BCE bias
         else:
             self.register_buffer("temperature", torch.tensor(config.aux_temperature))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def init_loss_scalar(self) -> None:
         """Set the auxiliary loss's scalar to its initial value, where a checkpoint brings none."""
@@ -359,7 +367,9 @@ class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
         return MemSparseOutput(
             loss=loss,
             logits=logits,
@@ -371,27 +381,54 @@ class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
     def generate(self, *args: Any, memory: MemoryReader | None = None, **kwargs: Any) -> Any:
         """Hugging Face's `generate`, over a memory when one is given.
 
-        With memory, positions start after the prompt head and top_k, as in training; `query_mask` (B, T)
-        names the prompt tokens that route, all of them when it is absent.
+        The memory is routed once, on the prompt; `query_mask` (B, T) names the tokens that route, all of them
+        when it is absent. Unless `position_ids` are given, the first token behind what `past_key_values`
+        holds (the prompt head, if anything) stands at `position_offset`, as in training.
+
+        Raises: InputError if the memory cannot be kept from token to token: without a cache, or in one of
+            another kind.
         """
         if memory is not None:
-            kwargs.setdefault("past_key_values", MemSparseCache())
+            if kwargs.get("past_key_values") is None:
+                kwargs["past_key_values"] = MemSparseCache()
+            cache = kwargs["past_key_values"]
+            if not isinstance(cache, MemSparseCache):
+                raise InputError(
+                    f"past_key_values is a {type(cache).__name__}; with memory, give a MemSparseCache"
+                )
+            if kwargs.get("use_cache") is False:
+                raise InputError("use_cache is False; generation with memory needs its cache: leave it out")
+            if kwargs.get("position_ids") is None:
+                cache.position_shift = self.config.position_offset - cache.get_seq_length()
             kwargs["memory"] = memory
-        return super().generate(*args, **kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]  # the mixin's self is a protocol
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """Shift positions past the memory, and route on the prompt only."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        if inputs.get("memory") is not None and inputs.get("position_ids") is not None:
-            inputs["position_ids"] = inputs["position_ids"] + self.config.position_offset
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Shift the positions counted from the prompt to where the memory leaves room."""
+        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        inputs: dict[str, Any] = prepare(input_ids, *args, **kwargs)
+        cache = inputs.get("past_key_values")
+        if isinstance(cache, MemSparseCache) and inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"] + cache.position_shift
         return inputs
 
 
 BCE_BIAS_INIT = -20.0
 
 
+def _check_mask(attention_mask: Tensor, batch: int, past: int, tokens: int) -> None:
+    # Static caches of transformers bring a mapping of prepared masks.
+    shape = tuple(getattr(attention_mask, "shape", ())) or type(attention_mask).__name__
+    if shape != (batch, past + tokens):
+        raise ShapeError(
+            f"attention_mask is {shape}; pass {(batch, past + tokens)}, 1 on real tokens, cached ones too"
+        )
+
+
 def _lengths(attention_mask: Tensor | None, inputs_embeds: Tensor) -> Tensor:
     if attention_mask is not None:
+        if bool((attention_mask[:, 1:].bool() & ~attention_mask[:, :-1].bool()).any()):
+            raise ShapeError("a document has padding before its last token; pad documents on the right")
         return attention_mask.long().sum(1)
     return torch.full((len(inputs_embeds),), inputs_embeds.shape[1], device=inputs_embeds.device)
 

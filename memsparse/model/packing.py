@@ -29,7 +29,7 @@ class PackedOutput:
     scores: dict[int, Tensor]
     """Per memory layer (B, N) float32, ascending document number; -inf where a row has fewer documents."""
     selected: dict[int, Tensor]
-    """Per memory layer (B, k) ranks of the selected documents within the row, from 0; best first; -1 for none."""
+    """Per memory layer (B, k) selected documents, best first: rank within the row from 0, -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,8 @@ def _documents(attention_mask: Tensor, roles: Tensor) -> tuple[_Rows, Tensor]:
         real = attention_mask[b] == 1
         for number in roles[b][real & (roles[b] > 0)].unique().tolist():
             columns = (real & (roles[b] == number)).nonzero()[:, 0]
-            if bool((roles[b, columns[0] : columns[-1] + 1][real[columns[0] : columns[-1] + 1]] != number).any()):
+            span = slice(int(columns[0]), int(columns[-1]) + 1)
+            if bool((roles[b, span][real[span]] != number).any()):
                 raise InputError(f"document {number} of row {b} is not contiguous; keep its tokens together")
             where.append((b, columns))
     owners = torch.tensor([row for row, _ in where], dtype=torch.long, device=roles.device)

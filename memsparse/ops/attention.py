@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from memsparse.errors import ShapeError
+
 Implementation = Literal["sdpa", "eager"]
 
 
@@ -47,11 +49,15 @@ def memory_attention(
 
     Args:
         local_mask_BTS: bool, or None for plain causal attention without a past.
-        memory_mask_BTM: (B, T or 1, M) bool.
+        memory_mask_BTM: (B, T or 1, M) bool; slots no token may see are padding and may hold anything.
         memory_bias_BM: added to the logits of the chunks (the routing gate).
         scale: factor on the inner products, usually head_dim**-0.5.
 
+    Every token must see some key: what a token that sees none gets is undefined.
+
     Returns: (B, H, T, D).
+
+    Raises: ShapeError if the memory's or the masks' sizes do not fit.
     """
     if memory_k_BGMD is None or memory_v_BGMD is None or memory_mask_BTM is None:
         if local_mask_BTS is None and implementation == "sdpa":
@@ -60,15 +66,36 @@ def memory_attention(
             )
         mask = _local_mask(local_mask_BTS, q_BHTD)
         return _attend(q_BHTD, local_k_BGSD, local_v_BGSD, mask, None, scale, implementation)
+    _check_memory(q_BHTD, local_k_BGSD, memory_k_BGMD, memory_v_BGMD, memory_mask_BTM)
     local = _local_mask(local_mask_BTS, q_BHTD)
-    memory_mask_BTM = memory_mask_BTM.expand(local.shape[0], local.shape[1], -1)
-    mask = torch.cat([memory_mask_BTM, local.expand(memory_mask_BTM.shape[0], -1, -1)], dim=2)
+    mask = torch.cat([memory_mask_BTM.expand(local.shape[0], local.shape[1], -1), local], dim=2)
     bias = None
     if memory_bias_BM is not None:
         bias = torch.nn.functional.pad(memory_bias_BM, (0, local.shape[-1]))
-    k = torch.cat([memory_k_BGMD, local_k_BGSD], dim=2)
-    v = torch.cat([memory_v_BGMD, local_v_BGSD], dim=2)
+    # A weight of 0 does not stop NaN: padding is cut out of K and V themselves.
+    padding = ~memory_mask_BTM.any(1)[:, None, :, None]
+    k = torch.cat([memory_k_BGMD.to(local_k_BGSD.dtype).masked_fill(padding, 0), local_k_BGSD], dim=2)
+    v = torch.cat([memory_v_BGMD.to(local_v_BGSD.dtype).masked_fill(padding, 0), local_v_BGSD], dim=2)
     return _attend(q_BHTD, k, v, mask, bias, scale, implementation)
+
+
+def _check_memory(
+    q_BHTD: Tensor, local_k: Tensor, memory_k: Tensor, memory_v: Tensor, mask_BTM: Tensor
+) -> None:
+    batch, _, tokens, width = q_BHTD.shape
+    if memory_k.shape != memory_v.shape:
+        raise ShapeError(f"memory K is {tuple(memory_k.shape)}, V {tuple(memory_v.shape)}; they must agree")
+    want = (batch, local_k.shape[1], width)
+    got = (memory_k.shape[0], memory_k.shape[1], memory_k.shape[3])
+    if got != want:
+        raise ShapeError(
+            f"memory is for {got} rows, kv heads and head_dim, attention for {want}; use one model"
+        )
+    if mask_BTM.shape not in ((batch, tokens, memory_k.shape[2]), (batch, 1, memory_k.shape[2])):
+        raise ShapeError(
+            f"memory mask is {tuple(mask_BTM.shape)}; pass (rows, tokens or 1, slots) for {batch} rows, "
+            f"{tokens} tokens, {memory_k.shape[2]} slots"
+        )
 
 
 def _local_mask(mask_BTS: Tensor | None, q_BHTD: Tensor) -> Tensor:
@@ -92,7 +119,9 @@ def _attend(
         mask = mask_BTS[:, None]
         if bias_BS is not None:
             mask = bias_BS[:, None, None, :].to(q_BHTD.dtype).masked_fill(~mask, blocked)
-        return scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, attn_mask=mask, scale=scale, enable_gqa=True)
+        return scaled_dot_product_attention(
+            q_BHTD, k_BGSD, v_BGSD, attn_mask=mask, scale=scale, enable_gqa=True
+        )
     batch, heads, tokens, width = q_BHTD.shape
     groups = k_BGSD.shape[1]
     # Query heads of a group become rows of one product: keys and values are never repeated.

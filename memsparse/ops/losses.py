@@ -1,4 +1,4 @@
-"""Training losses: five auxiliary losses for the routers (paper Eq. 5 and its variants), and shifted cross entropy.
+"""Training losses: five for the routers (paper Eq. 5 and its variants), and shifted cross entropy.
 
 R rows (one per request and supervised layer), N documents.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
-from memsparse.errors import ConfigError
+from memsparse.errors import ConfigError, ShapeError
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 
@@ -27,13 +27,16 @@ def info_nce(scores_RN: Tensor, positives_RN: Tensor, valid_RN: Tensor) -> Tenso
         positives_RN: bool.
         valid_RN: bool; False where a row has no such document.
 
-    Returns: (R,).
+    Returns: (R,); 0 for a row without positives.
     """
     return _mean_over(positives_RN, -_log_softmax(scores_RN, positives_RN, valid_RN))
 
 
 def info_nce_decoupled(scores_RN: Tensor, positives_RN: Tensor, valid_RN: Tensor) -> Tensor:
-    """Paper Eq. 5: each positive against the negatives alone, averaged over a row's positives: (R,)."""
+    """Paper Eq. 5: each positive against the negatives alone, averaged over a row's positives: (R,).
+
+    0 for a row without positives, and for one without negatives.
+    """
     return _mean_over(positives_RN, -_log_decoupled(scores_RN, positives_RN, valid_RN))
 
 
@@ -81,7 +84,14 @@ def auxiliary_loss(
         bias: the learnt scalar of BCE.
 
     Returns: a scalar; 0 when no row has a positive.
+
+    Raises: ShapeError if scores and positives differ in shape; ConfigError for an unknown method, or BCE
+        without its bias.
     """
+    if scores_RN.shape != positives_RN.shape:
+        raise ShapeError(
+            f"scores are {tuple(scores_RN.shape)}, positives {tuple(positives_RN.shape)}; they must agree"
+        )
     valid_RN = scores_RN > float("-inf")
     positives_RN = positives_RN & valid_RN
     rows = positives_RN.any(1)
@@ -91,7 +101,9 @@ def auxiliary_loss(
             raise ConfigError("BCE needs its learnt bias; pass bias=")
         losses = binary_relevance(scores_RN, positives_RN, valid_RN, bias)
     else:
-        tau = torch.as_tensor(temperature, dtype=torch.float32, device=scores_RN.device).clamp(*TEMPERATURE_RANGE)
+        tau = torch.as_tensor(temperature, dtype=torch.float32, device=scores_RN.device).clamp(
+            *TEMPERATURE_RANGE
+        )
         losses = _contrastive(method, focal_exponent)(scores_RN / tau, positives_RN, valid_RN)
     return losses.sum() / max(len(losses), 1)
 
@@ -109,15 +121,25 @@ def _contrastive(method: str, exponent: float | None) -> Callable[[Tensor, Tenso
 
 
 def shifted_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean cross entropy of every next token over all targets that are not -100; 0 when there is none."""
+    """Mean cross entropy of every next token over all targets that are not -100; 0 when there is none.
+
+    Raises: ShapeError if there is not one label per token.
+    """
+    if labels_BT.shape != logits_BTV.shape[:2]:
+        raise ShapeError(
+            f"labels are {tuple(labels_BT.shape)}, logits {tuple(logits_BTV.shape)}; pass one label per token"
+        )
     targets = labels_BT[:, 1:].flatten()
     if not bool((targets != -100).any()):
-        return logits_BTV.sum() * 0
+        return logits_BTV[:, :0].sum()
     return cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets)
 
 
 def recall_at(scores_RN: Tensor, positives_RN: Tensor, n: int) -> Tensor:
-    """Share of a row's positives (at most n of them) among its n best documents, averaged over rows with any."""
+    """Share of a row's positives (at most n of them) among its n best documents, averaged over rows with any.
+
+    NaN when no row has a positive: there is nothing to average.
+    """
     rows = positives_RN.any(1)
     scores_RN, positives_RN = scores_RN[rows], positives_RN[rows]
     best = scores_RN.topk(min(n, scores_RN.shape[1]), dim=1).indices
@@ -137,4 +159,4 @@ def _log_decoupled(scores_RN: Tensor, positives_RN: Tensor, valid_RN: Tensor) ->
 
 
 def _mean_over(where_RN: Tensor, terms_RN: Tensor) -> Tensor:
-    return torch.where(where_RN, terms_RN, 0).sum(1) / where_RN.sum(1)
+    return torch.where(where_RN, terms_RN, 0).sum(1) / where_RN.sum(1).clamp_min(1)

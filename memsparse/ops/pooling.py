@@ -18,14 +18,21 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
         lengths_B: (B,) int64 true lengths, tokens.
         chunk_size: tokens per window.
 
-    Returns: (C, ...) chunks, document after document; sums run in float32.
+    Returns: (C, ...) chunks, document after document; sums run in float32 or better.
 
-    Raises: ShapeError if the number of lengths differs from the number of rows.
+    Raises: ShapeError if the number of lengths differs from the number of rows, or a length exceeds T;
+        ConfigError if `chunk_size` is below 1.
     """
     batch, length, *rest = states_BT.shape
     if lengths_B.shape != (batch,):
-        raise ShapeError(f"lengths have shape {tuple(lengths_B.shape)}, states have {batch} rows; pass one per row")
-    windows = -(-length // chunk_size)
+        raise ShapeError(
+            f"lengths have shape {tuple(lengths_B.shape)}, states have {batch} rows; pass one per row"
+        )
+    if lengths_B.numel() and int(lengths_B.max()) > length:
+        raise ShapeError(
+            f"a document has {int(lengths_B.max())} tokens, its row {length}; pad to the longest"
+        )
+    windows = int(chunk_counts(torch.tensor(length), chunk_size))
     token = torch.arange(windows * chunk_size, device=states_BT.device)
     real = (token < lengths_B[:, None]).view(batch, windows, chunk_size)
     padding = [0, 0] * len(rest) + [0, windows * chunk_size - length]
@@ -33,7 +40,8 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
     # Padding is cut by masking, not by a factor of 0: what lies there may be inf or NaN.
     tiled = tiled.masked_fill(~real.view(batch, windows, chunk_size, *[1] * len(rest)), 0)
     counts = real.sum(2).clamp_min(1).view(batch, windows, *[1] * len(rest))
-    means = (tiled.sum(2, dtype=torch.float32) / counts).to(states_BT.dtype)
+    exact = torch.promote_types(states_BT.dtype, torch.float32)
+    means = (tiled.sum(2, dtype=exact) / counts).to(states_BT.dtype)
     return means[real[:, :, 0]]
 
 

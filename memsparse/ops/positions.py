@@ -1,10 +1,12 @@
-"""Rotary positions (paper section 3.3): documents count from 0 on their own, the question from after the memory.
+"""Rotary positions (paper section 3.3): each document counts from 0, the question from after the memory.
 
 B rows, T tokens.
 """
 
 import torch
 from torch import Tensor
+
+from memsparse.errors import ConfigError
 
 
 def document_positions(batch: int, length: int, *, device: torch.device | None = None) -> Tensor:
@@ -38,5 +40,10 @@ def chunk_positions(lengths_N: Tensor, chunk_size: int) -> Tensor:
 
 
 def chunk_counts(lengths_N: Tensor, chunk_size: int) -> Tensor:
-    """Chunks of documents of the given lengths (tokens), the last one possibly short: (N,) int64."""
+    """Chunks of documents of the given lengths (tokens), the last one possibly short: (N,) int64.
+
+    Raises: ConfigError if `chunk_size` is below 1.
+    """
+    if chunk_size < 1:
+        raise ConfigError(f"chunk_size is {chunk_size}; it must be at least 1")
     return (lengths_N + chunk_size - 1) // chunk_size

@@ -8,13 +8,14 @@ B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, 
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as l2_normalize
 
-from memsparse.errors import ConfigError, ShapeError
+from memsparse.errors import ConfigError, InputError, ShapeError
 
 Score = Literal["cosine", "dot"]
 HeadReduce = Literal["mean", "max"]
@@ -45,7 +46,9 @@ class RoutingRule:
             ("chunk_reduce", ChunkReduce),
         ):
             if getattr(self, name) not in get_args(allowed):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}"
+                )
 
     def queries(self, q_BTHD: Tensor, kv_heads: int) -> Tensor:
         """Routing queries as a reader takes them: (B, T, W), or (B, T, H, D) where heads are not averaged."""
@@ -69,7 +72,9 @@ def collapse_queries(q_BTHD: Tensor, kv_heads: int, *, normalize: bool = True, s
     """
     batch, tokens, heads, width = q_BTHD.shape
     if heads % kv_heads:
-        raise ShapeError(f"{heads} query heads do not divide into {kv_heads} kv heads; check the model's config")
+        raise ShapeError(
+            f"{heads} query heads do not divide into {kv_heads} kv heads; check the model's config"
+        )
     q_BTHD = q_BTHD.float()
     if normalize:
         q_BTHD = l2_normalize(q_BTHD, dim=-1)
@@ -99,7 +104,7 @@ def score_documents(
     Returns: (B, N) float32 with N = last document index + 1; -inf for a document without chunks and for a
         request without routing tokens.
 
-    Raises: ShapeError if sizes do not fit or `doc_of_chunk` is not ascending.
+    Raises: ShapeError if sizes do not fit, or `doc_of_chunk` is not ascending from 0.
     """
     return document_scores(routing_q, routing_k, doc_of_chunk, query_mask, rule=RoutingRule(), tile=tile)
 
@@ -118,28 +123,56 @@ def document_scores(
 
     Args:
         routing_q: (B, T, W) where heads are averaged, else (B, T, H, D), as `RoutingRule.queries` gives.
-        num_documents: N, where documents without chunks may follow the last one with chunks.
+        num_documents: N, where the caller knows it: documents without chunks may then follow the last one
+            with chunks, and `doc_of_chunk` is taken on trust (any order, below N); looking at it costs a pass
+            and, on an accelerator, a wait.
 
     Returns, Raises: as `score_documents`.
     """
     _check_routing(routing_q, routing_k, doc_of_chunk, query_mask)
+    if tile < 1:
+        raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")
     documents = num_documents if num_documents is not None else _count_documents(doc_of_chunk)
+    padding = ~query_mask.view(*query_mask.shape, *[1] * (routing_q.ndim - 2))
+    routing_q = routing_q.masked_fill(padding, 0)  # so that what lies there reaches no gradient either
     chunk_scores = [
-        reduce_tokens(_token_scores(routing_q, routing_k[start : start + tile], rule), query_mask, rule.query_reduce)
-        for start in range(0, routing_k.shape[0], tile)
+        reduce_tokens(
+            _token_scores(routing_q, routing_k[start : start + tile], rule), query_mask, rule.query_reduce
+        )
+        for start in range(0, routing_k.shape[0] if query_mask.numel() else 0, tile)
     ]
     if not chunk_scores:
         return routing_q.new_full((routing_q.shape[0], documents), float("-inf"), dtype=torch.float32)
     return reduce_chunks(torch.cat(chunk_scores, dim=1), doc_of_chunk, documents, rule.chunk_reduce)
 
 
+def _inner_products(q_BTW: Tensor, k_CW: Tensor) -> Tensor:
+    """(B, T, C). Without gradients CPUs take oneDNN's product: as exact, and twice as fast on some."""
+    wants_gradient = torch.is_grad_enabled() and (q_BTW.requires_grad or k_CW.requires_grad)
+    if q_BTW.device.type == "cpu" and not wants_gradient and _has_onednn():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(q_BTW, k_CW, None, "none", [], "")
+        return product
+    return q_BTW @ k_CW.T
+
+
+@cache
+def _has_onednn() -> bool:
+    """Whether this build of torch has oneDNN's product, and it multiplies."""
+    one = torch.ones(1, 1, 1)
+    try:
+        product = torch.ops.mkldnn._linear_pointwise(one, one[0], None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.equal(product, one)
+
+
 def _token_scores(routing_q: Tensor, routing_k: Tensor, rule: RoutingRule) -> Tensor:
     """(B, T, C) float32 scores of one tile of chunks."""
     if routing_q.ndim == 3:
-        return routing_q.float() @ routing_k.float().T
-    batch, tokens, heads, width = routing_q.shape
-    k_GDC = routing_k.float().view(len(routing_k), -1, width).permute(1, 2, 0)
-    q_GND = routing_q.float().view(batch * tokens, k_GDC.shape[0], -1, width).transpose(0, 1).flatten(1, 2)
+        return _inner_products(routing_q.float(), routing_k.float())
+    batch, tokens, _, width = routing_q.shape
+    k_GDC = routing_k.float().reshape(len(routing_k), -1, width).permute(1, 2, 0)
+    q_GND = routing_q.float().reshape(batch * tokens, k_GDC.shape[0], -1, width).transpose(0, 1).flatten(1, 2)
     per_head = (q_GND @ k_GDC).view(k_GDC.shape[0], batch, tokens, -1, len(routing_k))
     return per_head.mean((0, 3)) if rule.head_reduce == "mean" else per_head.amax((0, 3))
 
@@ -150,9 +183,8 @@ def reduce_tokens(scores_BTC: Tensor, query_mask_BT: Tensor, how: QueryReduce) -
     if how == "max":
         return scores_BTC.masked_fill(~query_mask_BT[:, :, None], float("-inf")).amax(1)
     if how == "mean":
-        weights = query_mask_BT.to(scores_BTC.dtype)
-        means = torch.einsum("btc,bt->bc", scores_BTC, weights) / weights.sum(1, keepdim=True).clamp_min(1)
-        return means.masked_fill(~routed, float("-inf"))
+        sums = scores_BTC.masked_fill(~query_mask_BT[:, :, None], 0).sum(1)
+        return (sums / query_mask_BT.sum(1, keepdim=True).clamp_min(1)).masked_fill(~routed, float("-inf"))
     token = torch.arange(query_mask_BT.shape[1], device=query_mask_BT.device)
     last = torch.where(query_mask_BT, token, 0).amax(1)
     picked = scores_BTC[torch.arange(len(last), device=last.device), last]
@@ -177,19 +209,27 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores: (B, N) float32; -inf marks a document that may not be chosen.
 
     Returns: scores (B, k) and document indices (B, k) int64; -inf and -1 where there are fewer than k.
+
+    Raises: ShapeError if `scores` is no matrix; InputError if k is negative or a score is NaN.
     """
+    if scores.ndim != 2:
+        raise ShapeError(f"scores are {tuple(scores.shape)}; pass (requests, documents)")
+    if k < 0:
+        raise InputError(f"k is {k}; ask for 0 documents or more")
     batch, documents = scores.shape
     taken = min(k, documents)
     best = scores.new_full((batch, k), float("-inf"))
     index = torch.full((batch, k), -1, dtype=torch.long, device=scores.device)
     if taken == 0:
         return best, index
-    # torch.topk breaks ties as it likes: take what lies above the k-th score, then the first of those equal to it.
+    # torch.topk breaks ties as it likes: take what lies above the k-th score, then the first equal to it.
     cut = scores.detach().topk(taken, dim=1).values[:, -1:]
     above, equal = scores > cut, scores == cut
     missing = taken - above.sum(1, keepdim=True)
-    chosen = above | (equal & (equal.cumsum(1) <= missing))
-    ascending = chosen.nonzero()[:, 1].view(batch, taken)
+    chosen = (above | (equal & (equal.cumsum(1) <= missing))).nonzero()
+    if len(chosen) != batch * taken:
+        raise InputError("scores hold NaN; look for NaN in the routing queries and keys")
+    ascending = chosen[:, 1].view(batch, taken)
     values, order = scores.gather(1, ascending).sort(dim=1, descending=True, stable=True)
     best[:, :taken] = values
     index[:, :taken] = ascending.gather(1, order).masked_fill(values == float("-inf"), -1)
@@ -197,18 +237,32 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_routing(routing_q: Tensor, routing_k: Tensor, doc_of_chunk: Tensor, query_mask: Tensor) -> None:
+    if routing_q.ndim not in (3, 4) or routing_k.ndim != 2:
+        raise ShapeError(
+            f"queries are {tuple(routing_q.shape)}, keys {tuple(routing_k.shape)}; pass (B, T, W) or "
+            "(B, T, H, D), and (C, W)"
+        )
     width = routing_k.shape[-1]
     if routing_q.ndim == 3 and routing_q.shape[-1] != width:
         raise ShapeError(f"routing queries are {routing_q.shape[-1]} wide, keys {width}; they must agree")
-    if routing_q.ndim == 4 and width % routing_q.shape[-1]:
-        raise ShapeError(f"keys of width {width} do not divide into heads of {routing_q.shape[-1]}")
+    if routing_q.ndim == 4:
+        heads, head_dim = routing_q.shape[2:]
+        if width % head_dim or heads % (width // head_dim):
+            raise ShapeError(f"{heads} query heads of {head_dim} do not divide into keys of width {width}")
     if query_mask.shape != routing_q.shape[:2]:
         raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
     if doc_of_chunk.shape != routing_k.shape[:1]:
-        raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(routing_k)} chunks; pass one per chunk")
-    if len(doc_of_chunk) and bool((doc_of_chunk[1:] < doc_of_chunk[:-1]).any()):
-        raise ShapeError("doc_of_chunk is not ascending; sort chunks by document")
+        raise ShapeError(
+            f"{len(doc_of_chunk)} document indices for {len(routing_k)} chunks; pass one per chunk"
+        )
 
 
 def _count_documents(doc_of_chunk: Tensor) -> int:
-    return int(doc_of_chunk[-1]) + 1 if len(doc_of_chunk) else 0
+    if not len(doc_of_chunk):
+        return 0
+    # One wait for all three numbers.
+    falls = (doc_of_chunk[1:] < doc_of_chunk[:-1]).any()
+    first, last, unsorted = torch.stack([doc_of_chunk[0], doc_of_chunk[-1], falls.to(doc_of_chunk)]).tolist()
+    if unsorted or first < 0:
+        raise ShapeError("doc_of_chunk is not ascending from 0; sort chunks by document, and number from 0")
+    return int(last) + 1

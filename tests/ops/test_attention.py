@@ -1,0 +1,162 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.qwen3.modeling_qwen3 import repeat_kv
+
+from memsparse.errors import ShapeError
+from memsparse.ops import reference
+from memsparse.ops.attention import causal_mask, memory_attention
+
+IMPLEMENTATIONS = ["sdpa", "eager"]
+
+
+def make(
+    tokens: int = 3, past: int = 0, slots: int = 4, heads: int = 4, kv_heads: int = 2, width: int = 4
+) -> dict[str, Any]:
+    """Arguments of `memory_attention` for two rows, everything in use."""
+    leaf = {"dtype": torch.float64, "requires_grad": True}
+    local_mask = torch.ones(2, past + tokens, dtype=torch.bool)
+    local_mask[0, : (past + tokens) // 3] = False  # padded on the left
+    memory_mask = torch.rand(2, tokens, slots) < 0.6
+    return {
+        "q_BHTD": torch.randn(2, heads, tokens, width, **leaf),
+        "local_k_BGSD": torch.randn(2, kv_heads, past + tokens, width, **leaf),
+        "local_v_BGSD": torch.randn(2, kv_heads, past + tokens, width, **leaf),
+        "local_mask_BTS": causal_mask(local_mask, tokens),
+        "memory_k_BGMD": torch.randn(2, kv_heads, slots, width, **leaf),
+        "memory_v_BGMD": torch.randn(2, kv_heads, slots, width, **leaf),
+        "memory_mask_BTM": memory_mask,
+        "memory_bias_BM": torch.randn(2, slots, **leaf),
+        "scale": 0.4,
+    }
+
+
+def without_memory(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if not name.startswith("memory")}
+
+
+def agree(arguments: dict[str, Any], implementation: str) -> None:
+    """Values and all gradients equal the twin's."""
+    fast = memory_attention(**arguments, implementation=implementation)
+    slow = reference.memory_attention(**arguments)
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+    leaves = [value for value in arguments.values() if isinstance(value, Tensor) and value.requires_grad]
+    weights = torch.randn_like(slow)
+    got = torch.autograd.grad((fast * weights).sum(), leaves)
+    want = torch.autograd.grad((slow * weights).sum(), leaves, materialize_grads=True)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (4, 1)])
+def test_it_equals_the_twin_with_gradients(implementation: str, heads: int, kv_heads: int) -> None:
+    agree(make(heads=heads, kv_heads=kv_heads), implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("tokens", "past", "slots"), [(1, 0, 1), (1, 7, 5), (4, 3, 63), (2, 64, 65), (5, 0, 0)]
+)
+def test_ragged_sizes(implementation: str, tokens: int, past: int, slots: int) -> None:
+    agree(make(tokens, past, slots), implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_mask_for_all_tokens_and_no_bias(implementation: str) -> None:
+    arguments = make()
+    arguments["memory_mask_BTM"] = torch.tensor([[[True, True, False, False]], [[False] * 4]])
+    agree(arguments | {"memory_bias_BM": None}, implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_without_memory(implementation: str) -> None:
+    agree(without_memory(make(tokens=4, past=2)), implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_no_local_mask_means_plain_causal(implementation: str, with_memory: bool) -> None:
+    arguments = make(tokens=5)
+    arguments["local_mask_BTS"] = causal_mask(torch.ones(2, 5), 5)
+    if not with_memory:
+        arguments = without_memory(arguments)
+    want = memory_attention(**arguments, implementation=implementation)
+    got = memory_attention(**arguments | {"local_mask_BTS": None}, implementation=implementation)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("per_token", [True, False])
+def test_nothing_leaks_from_padded_slots(implementation: str, per_token: bool) -> None:
+    arguments = make()
+    mask = arguments["memory_mask_BTM"] if per_token else torch.rand(2, 1, 4) < 0.5
+    mask[:, :, -1] = False
+    arguments["memory_mask_BTM"] = mask
+    clean = memory_attention(**arguments, implementation=implementation)
+    padding = ~mask.any(1)[:, None, :, None]
+    poisoned = dict(arguments)
+    for name in ("memory_k_BGMD", "memory_v_BGMD"):
+        poisoned[name] = arguments[name].detach().masked_fill(padding, math.nan).requires_grad_()
+    dirty = memory_attention(**poisoned, implementation=implementation)
+    torch.testing.assert_close(dirty, clean)
+    leaves = [value for value in poisoned.values() if isinstance(value, Tensor) and value.requires_grad]
+    for gradient in torch.autograd.grad(dirty.sum(), leaves):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_memory_kept_in_another_dtype_takes_that_of_the_context(implementation: str) -> None:
+    arguments = {
+        name: value.detach().bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in make().items()
+    }
+    want = memory_attention(**arguments, implementation=implementation)
+    for name in ("memory_k_BGMD", "memory_v_BGMD"):
+        arguments[name] = arguments[name].float()
+    got = memory_attention(**arguments, implementation=implementation)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, want)
+
+
+def test_query_heads_share_the_kv_head_of_their_group() -> None:
+    arguments = without_memory(make(heads=4, kv_heads=2))
+    grouped = memory_attention(**arguments, implementation="eager")
+    for name in ("local_k_BGSD", "local_v_BGSD"):
+        arguments[name] = repeat_kv(arguments[name], 2)
+    torch.testing.assert_close(memory_attention(**arguments, implementation="eager"), grouped)
+
+
+def test_the_causal_mask_hides_padding_and_what_comes_later() -> None:
+    mask = causal_mask(torch.tensor([[0, 1, 1, 1]]), 2)
+    assert mask.int().tolist() == [[[0, 1, 1, 0], [0, 1, 1, 1]]]
+
+
+def test_a_padding_token_sees_itself_alone() -> None:
+    mask = causal_mask(torch.tensor([[0, 0, 1]]), 3)
+    assert mask.int().tolist() == [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("memory_v_BGMD", (2, 2, 5, 4), r"memory K is .* V \(2, 2, 5, 4\)"),
+        ("memory_k_BGMD", (2, 2, 5, 4), r"memory K is \(2, 2, 5, 4\)"),
+        ("memory_mask_BTM", (2, 3, 5), r"memory mask is \(2, 3, 5\)"),
+        ("memory_mask_BTM", (2, 2, 4), r"memory mask is \(2, 2, 4\)"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        memory_attention(**make() | {name: torch.ones(shape)})
+
+
+def test_the_memory_of_another_model_is_refused() -> None:
+    arguments = make()
+    other = make(kv_heads=1)
+    for name in ("memory_k_BGMD", "memory_v_BGMD"):
+        arguments[name] = other[name]
+    with pytest.raises(ShapeError, match=r"memory is for \(2, 1, 4\) .* attention for \(2, 2, 4\)"):
+        memory_attention(**arguments)
