@@ -21,7 +21,8 @@ def exact_match(answer: str, accepted: Sequence[str]) -> bool:
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
     """Best F1 of shared words between the answer and an accepted one."""
-    return max((_f1(normalize_answer(answer).split(), normalize_answer(each).split()) for each in accepted), default=0)
+    words = normalize_answer(answer).split()
+    return max((_f1(words, normalize_answer(each).split()) for each in accepted), default=0.0)
 
 
 def _f1(answer: list[str], gold: list[str]) -> float:
@@ -32,6 +33,6 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 
 
 def precision_recall(found: Collection[str], wanted: Collection[str]) -> tuple[float, float]:
-    """Precision and recall of a set of documents; precision of nothing is 0, recall of nothing wanted is 1."""
+    """Precision and recall of a set of documents: 0 and 1 where there is nothing to divide by."""
     hits = len(set(found) & set(wanted))
     return (hits / len(set(found)) if found else 0.0), (hits / len(set(wanted)) if wanted else 1.0)

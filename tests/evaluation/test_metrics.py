@@ -5,7 +5,12 @@ from memsparse.evaluation.metrics import exact_match, normalize_answer, precisio
 
 @pytest.mark.parametrize(
     ("text", "normalized"),
-    [("The  Eiffel-Tower!", "eiffeltower"), ("an apple, a day", "apple day"), ("", ""), ("Theatre", "theatre")],
+    [
+        ("The  Eiffel-Tower!", "eiffeltower"),
+        ("an apple, a day", "apple day"),
+        ("", ""),
+        ("Theatre", "theatre"),
+    ],
 )
 def test_normalisation_drops_case_articles_and_punctuation(text: str, normalized: str) -> None:
     assert normalize_answer(text) == normalized

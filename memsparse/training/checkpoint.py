@@ -1,0 +1,103 @@
+"""Checkpoints: one file is the truth a run continues from; the model folder beside it is an export.
+
+`state.safetensors` holds the float32 masters, the optimizers' states, the queue of negatives and the step. It
+is written aside and renamed, so a kill at any moment leaves the last good one. `model/` follows it.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from memsparse.errors import ModelError
+
+STATE = "state.safetensors"
+MODEL = "model"
+_WEIGHTS = "model.safetensors"
+
+
+def save_state(folder: Path, state: dict[str, Any], config: dict[str, Any], *, name: str = STATE) -> None:
+    """Write a state of nested dicts, lists, tensors and JSON values; `config` is kept for reference."""
+    tensors, plain = flatten(state)
+    aside = folder / f"{name}.tmp"
+    save_file(tensors, aside, metadata={"state": json.dumps(plain), "config": json.dumps(config)})
+    _flush(aside)
+    aside.replace(folder / name)
+    _flush(folder)
+
+
+def load_state(folder: Path, *, name: str = STATE) -> dict[str, Any] | None:
+    """Read a state back; None where there is none.
+
+    Raises: ModelError for a damaged file.
+    """
+    path = folder / name
+    if not path.exists():
+        return None
+    try:
+        with safe_open(str(path), "pt") as opened:
+            plain = json.loads(opened.metadata()["state"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+        state: dict[str, Any] = unflatten(tensors, plain)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path}: damaged ({error}); put a copy back, or train into another folder"
+        ) from error
+    return state
+
+
+def export_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write a model folder that loads anywhere; an older one is replaced file by file, the weights last."""
+    aside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    folder.mkdir(exist_ok=True)
+    # Only the weights differ from one export of a run to the next: their rename is the switch.
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == _WEIGHTS):
+        _flush(path)
+        path.replace(folder / path.name)
+    aside.rmdir()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flatten(state: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split a nested state into tensors by name and the rest as JSON with the names in place."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            name = f"t{len(tensors)}"
+            tensors[name] = value.detach().clone().contiguous()
+            return {"__tensor__": name}
+        if isinstance(value, dict):
+            return {"__dict__": [[key, walk(each)] for key, each in value.items()]}
+        if isinstance(value, (list, tuple)):
+            return [walk(each) for each in value]
+        return value
+
+    return tensors, walk(state)
+
+
+def unflatten(tensors: dict[str, Tensor], plain: Any) -> Any:
+    """Put a flattened state together again; tuples have become lists."""
+    if isinstance(plain, dict) and "__tensor__" in plain:
+        return tensors[plain["__tensor__"]]
+    if isinstance(plain, dict) and "__dict__" in plain:
+        return {key: unflatten(tensors, value) for key, value in plain["__dict__"]}
+    if isinstance(plain, list):
+        return [unflatten(tensors, value) for value in plain]
+    return plain

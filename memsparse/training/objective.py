@@ -1,0 +1,314 @@
+"""What a training step minimises: next tokens of calls, routing, language modelling, digits of numbers."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+
+from memsparse.errors import ConfigError
+from memsparse.model.memory import InBatchMemory
+from memsparse.model.modeling_memsparse import MemSparseForCausalLM
+from memsparse.ops.losses import auxiliary_loss
+from memsparse.ops.pooling import document_of_chunk
+from memsparse.ops.routing import document_scores, top_documents
+from memsparse.training.data import IGNORED, CallBatch, Step
+from memsparse.types import MemoryKV
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Weights of the summed losses."""
+
+    lm: float = 1.0
+    """Next tokens of the calls: answers, decisions, document numbers."""
+    numbers: float = 0.3
+    """Weight of a document number's tokens within `lm`."""
+    aux: float = 1.0
+    """Contrastive routing loss, mean over memory layers."""
+    documents: float = 0.2
+    """Language modelling on some documents."""
+    spans: float = 0.5
+    """Next tokens of repeated text."""
+    digits: float = 0.3
+    """Reading a document's number from the pooled V of its last chunk."""
+
+    def __post_init__(self) -> None:
+        for name in ("lm", "numbers", "aux", "documents", "spans", "digits"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is {value}; a weight must be 0 or more")
+
+
+class KeyQueue:
+    """Routing keys of the documents of recent steps: negatives for the routers that cost no encoding."""
+
+    def __init__(self, documents: int) -> None:
+        self.limit = documents
+        self._steps: deque[tuple[dict[int, Tensor], Tensor, int]] = deque()
+        self._held = 0
+
+    def push(self, keys: dict[int, Tensor], document_of_chunk: Tensor, documents: int) -> None:
+        """Keep one step's keys and drop the oldest beyond the limit; a step larger than that is not kept."""
+        if documents > self.limit:
+            return
+        kept = {layer: key.detach() for layer, key in keys.items()}
+        self._steps.append((kept, document_of_chunk, documents))
+        self._held += documents
+        while self._held > self.limit:
+            self._held -= self._steps.popleft()[2]
+
+    def layer(self, layer_idx: int) -> tuple[Tensor, Tensor, int] | None:
+        """(C, W) keys, (C,) document indices and the number of documents; None while empty."""
+        if not self._steps:
+            return None
+        shifts = [0]
+        for _, _, count in self._steps:
+            shifts.append(shifts[-1] + count)
+        keys = torch.cat([held[layer_idx] for held, _, _ in self._steps])
+        shifted = [index + shift for (_, index, _), shift in zip(self._steps, shifts, strict=False)]
+        return keys, torch.cat(shifted), shifts[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything held, oldest step first."""
+        return {"limit": self.limit, "steps": [list(step) for step in self._steps]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what a `state_dict` says, and nothing else."""
+        self.limit = int(state["limit"])
+        self._steps = deque((keys, index, int(count)) for keys, index, count in state["steps"])
+        self._held = sum(count for _, _, count in self._steps)
+
+
+class TrainingMemory(InBatchMemory):
+    """The step's memory; calls that ask for a document are also scored against the queue."""
+
+    def __init__(self, *args: Any, asking: Tensor, queue: KeyQueue | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asking = asking
+        self.queue = queue
+        self.queue_scores: dict[int, Tensor] = {}
+
+    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
+        """Read as in-batch memory does; remember the scores of the queue's documents."""
+        held = self.queue.layer(layer_idx) if self.queue is not None else None
+        if held is not None:
+            keys, of_chunk, count = held
+            self.queue_scores[layer_idx] = routing_q.new_zeros(0, count)
+            if bool(self.asking.any()):
+                q, mask = compact(routing_q[self.asking], query_mask[self.asking])
+                self.queue_scores[layer_idx] = document_scores(
+                    q, keys, of_chunk, mask, rule=self.rule, num_documents=count
+                )
+        return super().read(layer_idx, routing_q, query_mask)
+
+
+def compact(values_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the tokens that count to the front and cut the rest: (B, most, ...) and their mask."""
+    most = int(mask_BT.sum(1).max()) if len(mask_BT) else 0
+    order = mask_BT.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    index = order.view(*order.shape, *[1] * (values_BT.ndim - 2)).expand(-1, -1, *values_BT.shape[2:])
+    return values_BT.gather(1, index), mask_BT.gather(1, order)
+
+
+class DigitReader(nn.Module):
+    """Linear readout of a document's number from the pooled V of its last chunk, at all memory layers."""
+
+    def __init__(self, width: int, digits: int) -> None:
+        super().__init__()
+        self.digits = digits
+        self.linear = nn.Linear(width, digits * 10)
+
+    def loss(self, memory: InBatchMemory, digits_N: Tensor) -> Tensor:
+        """Cross entropy over the digits that exist."""
+        last = memory.first_chunk + memory.chunks_per_document - 1
+        states = torch.cat([chunks.v[last].flatten(1) for _, chunks in sorted(memory.layers.items())], dim=1)
+        logits = self.linear(states).float().view(-1, 10)
+        return cross_entropy(logits, digits_N.flatten(), ignore_index=IGNORED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """The loss to minimise and what is worth logging."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+    """Losses, and routing recall of the mean over memory layers."""
+    kinds: tuple[str, ...]
+    """Of every call."""
+    right: Tensor
+    """(calls,) bool: every target of the call is the likeliest token."""
+    begins: Tensor
+    """(calls,) bool: the first target alone is the likeliest token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What a batch of calls gave."""
+
+    losses: Tensor
+    """(targets,)"""
+    ends: Tensor
+    """(targets,) bool: the target belongs to a call that ends retrieval."""
+    scores: Tensor
+    """(layers, asking calls, N + queue) with read documents at -inf."""
+    positives: Tensor
+    """(asking calls, N + queue)"""
+    right: Tensor
+    begins: Tensor
+
+
+def run_step(
+    model: MemSparseForCausalLM,
+    step: Step,
+    weights: LossWeights,
+    *,
+    reader: DigitReader | None = None,
+    queue: KeyQueue | None = None,
+    gold_only: float = 0.0,
+    generator: torch.Generator | None = None,
+    lm_documents: int = 0,
+) -> StepResult:
+    """Encode the documents, run the calls over them, and sum the losses.
+
+    Args:
+        gold_only: chance that a call may select only the documents it asks for.
+        lm_documents: how many documents, the first ones, take part in language modelling.
+
+    Raises: InputError if routing scores are NaN.
+    """
+    of_chunk = document_of_chunk(step.document_lengths, model.config.chunk_size)
+    documents = len(step.document_lengths)
+    written = InBatchMemory(of_chunk, documents, rule=model.config.routing_rule(), top_k=1)
+    mask = torch.arange(step.document_ids.shape[1]) < step.document_lengths[:, None]
+    encoded = model.model(input_ids=step.document_ids, attention_mask=mask, writer=written)
+    results = []
+    for batch in step.batches:
+        alone = torch.rand(len(batch.ids), generator=generator) < gold_only
+        results.append(_run_calls(model, step.head, batch, written, alone, queue))
+    scores = torch.cat([result.scores for result in results], dim=1)
+    positives = torch.cat([result.positives for result in results])
+    parts = {
+        "lm": (weights.lm, _call_loss(results, weights)),
+        "aux": (weights.aux, _routing_loss(model, scores, positives)),
+    }
+    if lm_documents and weights.documents:
+        told = _document_loss(model, encoded.last_hidden_state, step, mask, lm_documents)
+        parts["documents"] = (weights.documents, told)
+    if len(step.spans[0]) and weights.spans:
+        parts["spans"] = (weights.spans, span_loss(model, *step.spans))
+    if reader is not None and weights.digits:
+        parts["digits"] = (weights.digits, reader.loss(written, step.digits))
+    if queue is not None:
+        queue.push({layer: chunks.routing_k for layer, chunks in written.layers.items()}, of_chunk, documents)
+    metrics = {name: float(part.detach()) for name, (_, part) in parts.items()}
+    return StepResult(
+        loss=torch.stack([weight * part for weight, part in parts.values()]).sum(),
+        metrics=metrics | _recall(scores.detach().mean(0)[:, :documents], positives),
+        kinds=tuple(kind for batch in step.batches for kind in batch.kinds),
+        right=torch.cat([result.right for result in results]),
+        begins=torch.cat([result.begins for result in results]),
+    )
+
+
+def _call_loss(results: Sequence[_Calls], weights: LossWeights) -> Tensor:
+    """Next tokens of the calls; those of calls that ask for a document weigh `weights.numbers`."""
+    losses = torch.cat([result.losses for result in results])
+    ends = torch.cat([result.ends for result in results])
+    token_weights = torch.where(ends, 1.0, weights.numbers)
+    return (losses * token_weights).sum() / token_weights.sum().clamp_min(1)
+
+
+def _routing_loss(model: MemSparseForCausalLM, scores: Tensor, positives: Tensor) -> Tensor:
+    return auxiliary_loss(
+        model.config.aux_loss_method,
+        scores.flatten(0, 1),
+        positives.repeat(len(scores), 1),
+        temperature=float(model.temperature),
+    )
+
+
+def _recall(scores: Tensor, positives: Tensor) -> dict[str, float]:
+    """Share of asking calls whose document is best, or among the 16 best; nothing where none asks."""
+    routed = scores.isfinite().any(1)  # not those shown their own document alone
+    scores, positives = scores[routed], positives[routed]
+    if not len(scores):
+        return {}
+    _, best = top_documents(scores, 16)
+    hits = positives.gather(1, best.clamp_min(0)) & (best >= 0)
+    return {"recall@1": float(hits[:, 0].float().mean()), "recall@16": float(hits.any(1).float().mean())}
+
+
+def _run_calls(
+    model: MemSparseForCausalLM,
+    head: int,
+    batch: CallBatch,
+    written: InBatchMemory,
+    alone: Tensor,
+    queue: KeyQueue | None,
+) -> _Calls:
+    asking = batch.positives.any(1)
+    memory = TrainingMemory(
+        written.document_of_chunk,
+        written.num_documents,
+        rule=written.rule,
+        top_k=model.config.top_k_documents,
+        selectable=batch.positives | ~(alone & asking)[:, None],
+        chunk_index=torch.full_like(written.document_of_chunk, head - 1),
+        token_index=torch.arange(batch.ids.shape[1]).expand_as(batch.ids),
+        asking=asking,
+        queue=queue,
+    )
+    memory.layers = written.layers
+    output = model.model(
+        input_ids=batch.ids, position_ids=batch.positions, memory=memory, query_mask=batch.routes
+    )
+    scores = []
+    lowest = min(written.layers)
+    for layer in model.config.supervised_layers:
+        all_scores = output.routing[layer].all_scores[asking].masked_fill(batch.read[asking], float("-inf"))
+        if layer > lowest:
+            # A call shown its own document alone knows it by what it read of it below: no lesson in routing.
+            all_scores = all_scores.masked_fill(alone[asking][:, None], float("-inf"))
+        extra = memory.queue_scores.get(layer, all_scores[:, :0])
+        scores.append(torch.cat([all_scores, extra], dim=1))
+    positives = batch.positives[asking]
+    targets = batch.labels[:, 1:]
+    where = targets != IGNORED
+    rows = where.nonzero()[:, 0]
+    logits = model.lm_head(output.last_hidden_state[:, :-1][where]).float()
+    hit = logits.detach().argmax(1) == targets[where]
+    begins = torch.zeros(len(asking), dtype=torch.bool)
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    begins[rows[first]] = hit[first]
+    hits = torch.zeros(len(asking), dtype=torch.long).index_add(0, rows, hit.long())
+    return _Calls(
+        losses=cross_entropy(logits, targets[where], reduction="none"),
+        ends=(~asking)[rows],
+        scores=torch.stack(scores),
+        positives=pad(positives, (0, scores[0].shape[1] - positives.shape[1])),
+        right=hits == where.sum(1),
+        begins=begins,
+    )
+
+
+def _document_loss(
+    model: MemSparseForCausalLM, states: Tensor, step: Step, mask: Tensor, documents: int
+) -> Tensor:
+    """Next tokens of the first documents."""
+    labels = step.document_ids.masked_fill(~mask, IGNORED)[:documents, 1:]
+    logits = model.lm_head(states[:documents, :-1]).float()
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def span_loss(model: MemSparseForCausalLM, ids: Tensor, repeats: Tensor) -> Tensor:
+    """Next tokens of repeated text; what repeats counts most."""
+    logits = model.lm_head(model.model(input_ids=ids).last_hidden_state[:, :-1]).float()
+    losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    token_weights = torch.where(repeats[:, 1:], 1.0, 0.3).flatten()
+    return (losses * token_weights).sum() / token_weights.sum()

@@ -1,0 +1,94 @@
+"""The steps of a run, in order, built ahead by a worker process; a step depends on seed, number and rank."""
+
+import signal
+from collections.abc import Iterator
+from random import Random
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from memsparse.errors import EngineError, MemSparseError
+from memsparse.text import PromptBuilder
+from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
+from memsparse.training.data import CallMix, Step, StepBuilder
+from memsparse.training.reading import ReadingSet
+from memsparse.training.world import generate_world
+
+AHEAD = 8
+"""Steps that wait, built, for the trainer."""
+
+
+class StepStream(IterableDataset[tuple[int, Step]]):
+    """The steps of a run from `start` on, with their numbers; random tokens are not drawn here."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        prompts: PromptBuilder,
+        reading: ReadingSet | None,
+        *,
+        offset: int,
+        start: int,
+        rank: int = 0,
+    ) -> None:
+        """`rank`: of the processes that train together, each of which draws steps of its own."""
+        self.config, self.prompts, self.reading = config, prompts, reading
+        self.offset, self.start = offset, start
+        self.suffix = f"/{rank}" if rank else ""
+
+    def __iter__(self) -> Iterator[tuple[int, Step]]:
+        """Yield one step after the other."""
+        if get_worker_info() is not None:
+            torch.set_num_threads(1)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to answer
+        for number in range(self.start, self.config.steps):
+            phase = self.config.phase_at(number)
+            if phase.task in BUILT_TASKS:
+                rng = Random(f"{self.config.seed}/{number}{self.suffix}")
+                yield number, build_step(self.prompts, phase, self.reading, rng, self.offset)
+
+    def prefetched(self) -> Iterator[tuple[int, Step]]:
+        """Start a worker process; return the same steps from there.
+
+        Raises: EngineError in one line for a step that cannot be built.
+        """
+        # Started here and not at the first step: a bar's thread would be forked with it.
+        return _in_one_line(iter(DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=AHEAD)))
+
+
+def _in_one_line(steps: Iterator[tuple[int, Step]]) -> Iterator[tuple[int, Step]]:
+    try:
+        yield from steps
+    except MemSparseError as error:  # its text is the worker's whole traceback
+        reason = str(error).strip().splitlines()[-1]
+        raise EngineError(f"a step could not be built: {reason}") from error
+
+
+def build_step(
+    prompts: PromptBuilder,
+    phase: Phase,
+    reading: ReadingSet | None,
+    rng: Random,
+    offset: int,
+    *,
+    split: str = "train",
+) -> Step:
+    """Draw one step of a phase."""
+    builder = StepBuilder(
+        prompts,
+        position_offset=offset,
+        max_document_tokens=phase.max_document_tokens,
+        mix=CallMix(first=phase.first, misses=phase.misses, distractors=phase.distractors),
+    )
+    if reading is not None and rng.random() < phase.reading_share:
+        documents, questions = reading.sample(rng, phase.documents, phase.calls)
+        return builder.build(documents, questions, rng, calls=phase.calls, spans=phase.spans)
+    world = generate_world(
+        rng.getrandbits(48),
+        documents=phase.documents,
+        questions=phase.calls * 2,
+        split="heldout" if split == "heldout" else "train",
+        max_words=phase.max_words,
+        mix=phase.mix,
+    )
+    return builder.build(world.documents, world.questions, rng, calls=phase.calls, spans=phase.spans)

@@ -1,0 +1,117 @@
+import gzip
+import json
+from collections import Counter
+from random import Random
+
+import pytest
+
+from memsparse.errors import DocumentError
+from memsparse.training.reading import ReadingSet, read_json_lines
+from tests.training.builders import PASSAGES, write_reading
+
+TEXTS = {id_: text for id_, _, text in PASSAGES}
+
+
+def reading_set(folder, words=8) -> ReadingSet:
+    files = write_reading(folder)
+    return (
+        ReadingSet(folder / "corpus.jsonl", folder / "queries.jsonl", window_words=words) if files else None
+    )
+
+
+def test_only_questions_with_one_passage_that_states_an_answer_are_kept(tmp_path):
+    assert [row["id"] for row in reading_set(tmp_path).questions] == ["q1", "q2", "q3", "q4", "q5"]
+
+
+@pytest.mark.parametrize("words", [1, 2, 5, 8, 100])
+def test_a_window_holds_the_answer_verbatim_and_few_words_more(tmp_path, words):
+    reading = reading_set(tmp_path, words)
+    windows = set()
+    for seed in range(60):
+        documents, questions = reading.sample(Random(seed), 4, 5)
+        by_id = {document.id: document for document in documents}
+        for question in questions:
+            (answer,) = question.answers
+            window = by_id[question.chain[0]].text
+            assert answer in window
+            assert window in TEXTS[question.chain[0]]
+            assert len(window.split()) <= max(words, len(answer.split())) + 2
+            windows.add((question.chain[0], window))
+    assert len(windows) > (4 if words < 100 else 3)
+
+
+def test_the_first_answer_that_is_stated_is_asked_for(tmp_path):
+    reading = reading_set(tmp_path)
+    answers = {q.text: q.answers for seed in range(20) for q in reading.sample(Random(seed), 4, 5)[1]}
+    assert answers["When does Velm freeze?"] == ("every March",)
+    assert answers["Which boats moor there?"] == ("(Kestrel) boats",)
+
+
+@pytest.mark.parametrize(("documents", "questions"), [(1, 5), (2, 2), (3, 1), (4, 5), (40, 40)])
+def test_a_pool_is_no_larger_than_asked_and_holds_every_question(tmp_path, documents, questions):
+    reading = reading_set(tmp_path)
+    for seed in range(20):
+        pool, drawn = reading.sample(Random(seed), documents, questions)
+        ids = [document.id for document in pool]
+        assert len(ids) == len(set(ids)) <= documents
+        assert drawn
+        assert {question.chain[0] for question in drawn} <= set(ids)
+        assert max(Counter(question.chain for question in drawn).values()) == 1
+
+
+def test_passages_of_the_same_title_come_first_as_negatives(tmp_path):
+    reading = reading_set(tmp_path)
+    seen = 0
+    for seed in range(40):
+        pool, drawn = reading.sample(Random(seed), 2, 1)
+        if drawn[0].chain[0] in ("p1", "p2"):
+            seen += 1
+            assert {document.id for document in pool} == {"p1", "p2"}
+    assert seen
+
+
+def test_equal_seeds_draw_equal_pools(tmp_path):
+    reading = reading_set(tmp_path)
+    assert reading.sample(Random(3), 4, 3) == reading.sample(Random(3), 4, 3)
+
+
+def test_plain_and_gzipped_rows_are_read_and_empty_lines_skipped(tmp_path):
+    text = '{"id": "a"}\n\n{"id": "é"}\n'
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        assert [row["id"] for row in read_json_lines(tmp_path / name)] == ["a", "é"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"id": 1}\n{"id":', "line 2: not JSON"),
+        (b"[1]\n", "line 1: not a JSON object"),
+        (b'{"id": "\xff"}\n', "line 1: not JSON"),
+        (b'{"text": "x"}\n', "line 1: lacks id"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path, content, message):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    with pytest.raises(DocumentError, match=message):
+        list(read_json_lines(tmp_path / "bad.jsonl", fields=("id",)))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-12], lambda data: b"no gzip", lambda data: data[:40] + b"xx" * 9]
+)
+def test_a_damaged_or_missing_file_is_named(tmp_path, damage):
+    rows = "\n".join(json.dumps({"id": str(Random(i).random())}) for i in range(50))
+    (tmp_path / "bad.jsonl.gz").write_bytes(damage(gzip.compress(rows.encode())))
+    with pytest.raises(DocumentError, match=r"bad\.jsonl\.gz"):
+        list(read_json_lines(tmp_path / "bad.jsonl.gz"))
+    with pytest.raises(DocumentError, match=r"none\.jsonl: No such file"):
+        list(read_json_lines(tmp_path / "none.jsonl"))
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    write_reading(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('{"id": "other", "text": "nothing"}\n')
+    with pytest.raises(DocumentError, match="check the pair"):
+        ReadingSet(tmp_path / "corpus.jsonl", tmp_path / "queries.jsonl", window_words=9)
