@@ -27,7 +27,9 @@ from memsparse.training.world import Question, generate_world
 
 def main() -> None:
     """Build the bank, ask the questions, print and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--seed", type=int, default=20_261_121)
@@ -66,7 +68,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "commit": _commit(),
         "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {"memsparse": memsparse.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "memsparse": memsparse.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "seed": arguments.seed,
         "corpus": {"documents": arguments.documents, "tokens": tokens},
         "add_tokens_per_second": tokens / encoding,
@@ -111,13 +117,18 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         grouped[record["kind"]].append(record)
     names = [name for name, value in records[0].items() if isinstance(value, float)]
     return {
-        kind: {"n": len(rows), **{name: round(sum(row[name] for row in rows) / len(rows), 4) for name in names}}
+        kind: {
+            "n": len(rows),
+            **{name: round(sum(row[name] for row in rows) / len(rows), 4) for name in names},
+        }
         for kind, rows in sorted(grouped.items())
     }
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 
