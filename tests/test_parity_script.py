@@ -83,6 +83,14 @@ def test_folders_that_are_no_cases_fail_with_one_line_each(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_files_beside_cases_are_left_out_but_cases_there_must_be(parity_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about the cases")
+    done = run(str(parity_dir / "protocol"), "README.md", cwd=tmp_path)
+    assert (done.returncode, done.stdout.split()[:2]) == (0, ["ok", "protocol"])
+    assert done.stderr == "scripts/parity: README.md is a file, not a case; left out\n"
+    assert run("README.md", cwd=tmp_path).returncode == 1
+
+
 def test_usage(tmp_path: Path) -> None:
     assert run("--help", cwd=tmp_path).stdout.startswith("usage: parity [-h] DIR [DIR ...]")
     without = run(cwd=tmp_path)
