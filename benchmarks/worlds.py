@@ -88,8 +88,14 @@ def _ask(engine: MemoryEngine, question: Question) -> dict[str, Any]:
     answer = engine.ask(question.text)
     cited = [citation.document_id for citation in answer.citations]
     precision, recall = precision_recall(cited, question.chain)
-    first = question.chain[:1]
     routed = [hit.citation.document_id for hit in hits]
+    # Where no document holds the answer, there is nothing to retrieve or to cite.
+    retrieval = {
+        "recall@1": float(routed[:1] == list(question.chain[:1])),
+        "recall@16": float(set(question.chain[:1]) <= set(routed)),
+        "citation_precision": precision,
+        "citation_recall": recall,
+    }
     return {
         "question": question.text,
         "kind": question.kind,
@@ -98,13 +104,10 @@ def _ask(engine: MemoryEngine, question: Question) -> dict[str, Any]:
         "chain": question.chain,
         "cited": cited,
         "rounds": [[list(r.numbers), r.text] for r in answer.rounds],
-        "recall@1": float(routed[:1] == list(first)),
-        "recall@16": float(set(first) <= set(routed)),
         "exact_match": float(answer.found and exact_match(answer.text, question.answers)),
         "f1": token_f1(answer.text, question.answers) if answer.found else 0.0,
         "refused": float(not answer.found),
-        "citation_precision": precision,
-        "citation_recall": recall,
+        **(retrieval if question.chain else {}),
         "search_seconds": searched,
         "seconds": answer.usage.seconds,
     }
@@ -115,14 +118,13 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     grouped = defaultdict(list)
     for record in records:
         grouped[record["kind"]].append(record)
-    names = [name for name, value in records[0].items() if isinstance(value, float)]
-    return {
-        kind: {
-            "n": len(rows),
-            **{name: round(sum(row[name] for row in rows) / len(rows), 4) for name in names},
+    means: dict[str, dict[str, float]] = {}
+    for kind, rows in sorted(grouped.items()):
+        names = [name for name, value in rows[0].items() if isinstance(value, float)]
+        means[kind] = {"n": len(rows)} | {
+            name: round(sum(row[name] for row in rows) / len(rows), 4) for name in names
         }
-        for kind, rows in sorted(grouped.items())
-    }
+    return means
 
 
 def _commit() -> str:

@@ -179,7 +179,7 @@ def _memory(
     if bank is not None:
         from memsparse.engine.engine import MemoryEngine
 
-        with MemoryEngine.open(bank, model, create=False, **settings) as engine:
+        with MemoryEngine.open(bank, model, read_only=True, **settings) as engine:
             yield engine, namespace
         return
     from memsparse.engine.folder import open_folder

@@ -1,12 +1,22 @@
 """The `memsparse bank` commands. What they run is imported when they run; see `cli`."""
 
 import dataclasses
+import os
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from memsparse.console import SkipNotes, excerpt, progress, report_line, say, show_json, show_rows
+from memsparse.console import (
+    SkipNotes,
+    excerpt,
+    one_line,
+    progress,
+    report_line,
+    say,
+    show_json,
+    show_rows,
+)
 from memsparse.errors import InputError
 from memsparse.options import AsJson, AsOf, BankPath, Model, Namespace, OwnNamespace, Strict
 
@@ -109,13 +119,13 @@ def search(
     """Show the passages the router finds for a query, best first, without answering."""
     from memsparse.engine.engine import MemoryEngine
 
-    with MemoryEngine.open(directory, model, create=False) as engine:
+    with MemoryEngine.open(directory, model, read_only=True) as engine:
         hits = engine.search(query, limit=limit, namespace=namespace, version=as_of)
     if as_json:
         show_json({"query": query, "hits": hits})
         return
     for hit in hits:
-        say(f"{hit.score:.4f}  {hit.citation.document_id}", bold=True)
+        say(f"{hit.score:.4f}  {one_line(hit.citation.document_id)}", bold=True)
         say(f"    {excerpt(hit.citation.text)}")
 
 
@@ -149,7 +159,8 @@ def verify(directory: BankPath, as_json: AsJson = False) -> None:
     """Read a whole bank and say what is wrong with it; exit 1 if anything is."""
     from memsparse.bank import Bank
 
-    with Bank.open(directory, read_only=True) as bank:
+    # Opened for writing where that is possible: what a killed writer left is removed, for it is no damage.
+    with Bank.open(directory, read_only=not os.access(directory, os.W_OK)) as bank:
         problems = bank.verify()
     if as_json:
         show_json({"ok": not problems, "problems": problems})

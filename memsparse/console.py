@@ -31,7 +31,7 @@ def say(text: str = "", *, end: str = "\n", bold: bool | None = None, dim: bool 
 
 def note(text: str, *, dim: bool | None = None) -> None:
     """Write one line to standard error."""
-    typer.secho(printable(" ".join(text.split("\n")), sys.stderr.encoding), err=True, dim=dim)
+    typer.secho(printable(" ".join(text.splitlines()), sys.stderr.encoding), err=True, dim=dim)
 
 
 def fail(error: Exception) -> None:
@@ -69,7 +69,7 @@ def _jsonable(value: Any) -> Any:
 
 def show_rows(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
     """Write a table: with headings and aligned on a terminal, separated by tabs elsewhere."""
-    lines = [[printable(" ".join(str(cell).split())) for cell in row] for row in rows]
+    lines = [[printable(one_line(str(cell))) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in lines:
             say("\t".join(line))
@@ -78,6 +78,11 @@ def show_rows(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
     for number, line in enumerate([list(head), *lines]):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         say("  ".join(cells).rstrip(), dim=True if number == 0 else None)
+
+
+def one_line(text: str) -> str:
+    """A text with every run of whitespace as one space; titles and names of files may hold line ends."""
+    return " ".join(text.split())
 
 
 def excerpt(text: str) -> str:
@@ -90,7 +95,7 @@ def show_answer(answer: "Answer", *, rounds: bool = False) -> None:
     for index, citation in enumerate(answer.citations, start=1):
         say()
         title = f"{citation.title} ({citation.document_id})" if citation.title else citation.document_id
-        say(f"[{index}] {title}", bold=True)
+        say(f"[{index}] {one_line(title)}", bold=True)
         say(f"    {excerpt(citation.text)}")
     say()
     for index, item in enumerate(answer.rounds if rounds else (), start=1):

@@ -77,6 +77,8 @@ class Source:
         if not text.strip():
             raise DocumentError("no text in it")
         id = id or self.id
+        if self.path is not None and id == self.id and self.shown != str(self.path):
+            raise DocumentError("its name is not UTF-8; rename it")
         try:
             f"{id}{title}{text}".encode()
         except UnicodeEncodeError:

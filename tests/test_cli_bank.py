@@ -151,6 +151,22 @@ def test_verify_finds_damage(bank: Path) -> None:
     assert_one_line_error(run("bank", "verify", bank), 1)
 
 
+def test_what_a_killed_writer_left_is_no_damage(bank: Path) -> None:
+    stray = bank / "segments" / "000009.safetensors.tmp"
+    stray.write_bytes(b"half")
+    result = run("bank", "verify", bank)
+    assert (result.exit_code, result.stdout) == (0, f"{bank}: sound\n")
+    assert not stray.exists()
+
+
+def test_reading_commands_write_nothing(model: Path, bank: Path) -> None:
+    (bank / "segments" / "000009.safetensors.tmp").write_bytes(b"half")  # a writer would remove it
+    before = {path: path.stat().st_mtime_ns for path in bank.rglob("*") if path.is_file()}
+    assert run("bank", "search", bank, "Where?", "--model", model).exit_code == 0
+    assert run("ask", "Where?", "--bank", bank, "--model", model).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in bank.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("command", ["list", "stats", "verify"])
 def test_a_missing_bank_is_an_error(command: str, tmp_path: Path) -> None:
     assert_one_line_error(run("bank", command, tmp_path / "none"), 2, "no bank at")

@@ -3,8 +3,19 @@ import json
 
 import pytest
 
-from memsparse.console import excerpt, note, printable, progress, report_line, say, show_json, show_rows
+from memsparse.console import (
+    excerpt,
+    note,
+    printable,
+    progress,
+    report_line,
+    say,
+    show_answer,
+    show_json,
+    show_rows,
+)
 from memsparse.engine.engine import AddReport
+from memsparse.types import Answer, Citation, Usage
 
 
 def test_documents_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +43,15 @@ def test_json_is_valid_whatever_the_values(capsysbinary: pytest.CaptureFixture[b
     assert json.loads(out) == {"things": [{"scores": [1.5, None, None], "name": "東\udc80\x1b"}]}
     assert "東".encode() in out
     assert out.count(b"\n") == 1
+
+
+def test_a_citation_is_headed_by_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = Usage(prompt_tokens=1, completion_tokens=1, route_seconds=0.0, seconds=0.0)
+    citation = Citation(
+        number=0, document_id="new\nline.txt", title="new\n\n[2] line", start=0, end=1, text="x"
+    )
+    show_answer(Answer(text="x", citations=(citation,), rounds=(), usage=usage))
+    assert "\n[1] new [2] line (new line.txt)\n    x\n" in capsys.readouterr().out
 
 
 def test_rows_are_separated_by_tabs_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:

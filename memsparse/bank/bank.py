@@ -21,7 +21,8 @@ from typing import Self
 from memsparse.bank.catalog import FILE, Catalog
 from memsparse.bank.database import SIDE_FILES
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.lock import writer_lock
+from memsparse.bank.lock import FILE as LOCK
+from memsparse.bank.lock import may_write, writer_lock
 from memsparse.bank.reader import CACHE_BYTES, BankReader
 from memsparse.bank.records import BankStats, DocumentInfo, Source, View, prepare
 from memsparse.bank.segments import FOLDER, EncodedChunks, SegmentFiles, flush, stray_files, write_segment
@@ -38,7 +39,7 @@ from memsparse.ops.routing import RoutingRule
 from memsparse.types import Passage
 
 _LEFT_BY_CREATE = {
-    "bank.lock",
+    LOCK,
     FOLDER,
     *(f"{FILE}.tmp{suffix}" for suffix in SIDE_FILES),
 }
@@ -63,22 +64,15 @@ class Bank:
         Raises: BankExistsError if the path holds anything.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise BankExistsError(f"{path} is a file; choose another path for the bank")
         try:
+            _refuse_occupied(path)
             (path / FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BankError(
                 f"cannot create {path} ({error.strerror}); check space and permissions"
             ) from error
         with writer_lock(path):
-            if (path / FILE).exists():
-                raise BankExistsError(f"there is a bank at {path} already; open it, or choose another path")
-            found = sorted({entry.name for entry in path.iterdir()} - _LEFT_BY_CREATE)
-            if found or any((path / FOLDER).iterdir()):
-                raise BankExistsError(
-                    f"{path} is not empty (holds {(found or [FOLDER])[0]}); choose another path"
-                )
+            _refuse_occupied(path)  # again: another process may have been faster
             Catalog.create(path / FILE, fingerprint)
             flush(path.resolve().parent)
         return cls.open(path)
@@ -332,21 +326,21 @@ class Bank:
     def _strays(self) -> list[Path]:
         """Segment files no row names; none while somebody else writes, for theirs is about to be named."""
         try:
-            with nullcontext() if self._catalog.read_only else writer_lock(self.path):
+            with writer_lock(self.path) if may_write(self.path) else nullcontext():
                 return stray_files(self.path / FOLDER, {segment.file for segment in self._catalog.segments()})
         except BankLockedError:
             return []
 
     def _sweep(self) -> None:
-        """Remove segment files that no committed write names."""
-        if not stray_files(self.path / FOLDER, set()):
+        """Remove segment files that no committed write names, if this process may write at all."""
+        if not may_write(self.path) or not stray_files(self.path / FOLDER, set()):
             return
         try:
             with writer_lock(self.path, wait=0):
                 known = {segment.file for segment in self._catalog.segments()}
                 for stray in stray_files(self.path / FOLDER, known):
                     stray.unlink(missing_ok=True)
-        except BankLockedError:
+        except (BankLockedError, PermissionError):
             return
 
     @contextmanager
@@ -355,3 +349,18 @@ class Bank:
             raise BankError(f"bank {self.path} is open read-only; open it for writing")
         with self._mutex, writer_lock(self.path):
             yield
+
+
+def _refuse_occupied(path: Path) -> None:
+    """Raise BankExistsError if a path holds anything but what an interrupted `create` leaves."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise BankExistsError(f"{path} is a file; choose another path for the bank")
+    if (path / FILE).exists():
+        raise BankExistsError(f"there is a bank at {path} already; open it, or choose another path")
+    found = sorted({entry.name for entry in path.iterdir()} - _LEFT_BY_CREATE)
+    if not found and (path / FOLDER).exists() and any((path / FOLDER).iterdir()):
+        found = [FOLDER]
+    if found:
+        raise BankExistsError(f"{path} is not empty (holds {found[0]}); choose another path")

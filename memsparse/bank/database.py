@@ -126,6 +126,11 @@ class Database:
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 if code in _CORRUPT or "UTF-8" in str(error):
                     raise self.corrupt(str(error)) from error
+                if code == sqlite3.SQLITE_READONLY:
+                    raise BankError(
+                        f"cannot write to {self.path}; fix the permissions of its folder, or open the bank "
+                        "read-only"
+                    ) from error
                 if code in _BUSY:
                     raise BankLockedError(
                         f"another process keeps {self.path} busy; try again when it has finished"

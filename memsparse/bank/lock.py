@@ -9,9 +9,16 @@ from pathlib import Path
 
 from memsparse.errors import BankError, BankLockedError
 
+FILE = "bank.lock"
 WAIT_SECONDS = 5.0
 """How long a writer waits for the one before it."""
 RETRY_SECONDS = 0.01
+
+
+def may_write(folder: Path) -> bool:
+    """Whether permissions let this process hold the bank in `folder` for writing."""
+    path = folder / FILE
+    return os.access(path if path.exists() else folder, os.W_OK)
 
 
 @contextmanager
@@ -25,7 +32,7 @@ def writer_lock(folder: Path, *, wait: float | None = None) -> Iterator[None]:
     """
     seconds = WAIT_SECONDS if wait is None else wait
     try:
-        handle = os.open(folder / "bank.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise BankError(
             f"cannot write to {folder} ({error.strerror}); open the bank read-only or fix its permissions"

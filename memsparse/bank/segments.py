@@ -68,7 +68,7 @@ class EncodedChunks:
         """The tensors under their names in a segment file, each with its own storage."""
         groups = (("routing_k", self.routing_k), ("k", self.k), ("v", self.v))
         return {
-            tensor_name(layer, name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            tensor_name(layer, name): _own(tensor.detach().cpu().contiguous())
             for name, layers in groups
             for layer, tensor in layers.items()
         }
@@ -89,6 +89,11 @@ class SegmentRecord:
 def tensor_name(layer: int, name: str) -> str:
     """Name of a tensor in a segment file."""
     return f"layer_{layer}.{name}"
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor in a storage that holds nothing else, copied only if it must be."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _check_tensor(what: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -159,13 +164,16 @@ class Segment:
         self._path = folder / record.file
         self._tensors: dict[str, Tensor] = {}
         try:
-            size = self._path.stat().st_size
+            with self._path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
             if size != record.bytes:
                 raise _damaged(self._path, f"it has {size} bytes, the catalog says {record.bytes}")
             # safe_open of safetensors is typed only in part
             self._file: Any = safe_open(self._path, framework="pt")
         except FileNotFoundError as error:
             raise _damaged(self._path, "it is missing") from error
+        except PermissionError as error:
+            raise BankError(f"cannot read {self._path} ({error.strerror}); fix its permissions") from error
         except (OSError, SafetensorError) as error:
             raise _damaged(self._path, str(error)) from error
 
@@ -229,7 +237,7 @@ class SegmentFiles:
             for layer in self._fingerprint.memory_layers:
                 for name in ("routing_k", "k", "v"):
                     segment.tensor(layer, name)
-        except BankCorruptError as error:
+        except BankError as error:
             yield str(error)
         except OSError as error:
             yield f"{FOLDER}/{record.file}: {error}"
@@ -237,6 +245,6 @@ class SegmentFiles:
 
 def _damaged(path: Path, why: str) -> BankCorruptError:
     return BankCorruptError(
-        f"segment {path} is damaged: {why}; run 'memsparse bank verify {path.parent.parent}' "
-        "and add its documents again, or restore the file from a copy"
+        f"segment {path} is damaged: {why}; restore the file from a copy, or create a new bank and add the "
+        "documents again"
     )

@@ -1,7 +1,6 @@
 """Stage 1: documents become passages, passages become the chunks a bank stores."""
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -103,20 +102,19 @@ class Encoder:
         rows = [self._prompts.document(passage.number, self.body(passage)) for passage in passages]
         lengths = [len(row) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: lengths[i], reverse=True)
-        parts: list[dict[int, tuple[Tensor, ...]]] = []
+        counts = chunk_counts(torch.tensor(lengths, dtype=torch.long), self._loaded.config.chunk_size)
+        first = counts.cumsum(0) - counts
+        joined: dict[int, tuple[Tensor, ...]] = {}
         for batch in _batches(order, lengths, self._batch_tokens):
-            parts.append(self._run([rows[i] for i in batch]))
+            places = torch.cat([torch.arange(int(counts[i])) + first[i] for i in batch])
+            for layer, chunks in self._run([rows[i] for i in batch]).items():
+                if layer not in joined:
+                    total = int(counts.sum())
+                    joined[layer] = tuple(t.new_empty(total, *t.shape[1:]) for t in chunks)
+                for whole, part in zip(joined[layer], chunks, strict=True):
+                    whole[places] = part
             if on_batch is not None:
                 on_batch(sum(lengths[i] for i in batch))
-        counts = chunk_counts(torch.tensor(lengths, dtype=torch.long), self._loaded.config.chunk_size)
-        places = _places(order, counts)
-        layers = parts[0].keys() if parts else ()
-        joined = {
-            layer: [
-                torch.cat(tensors)[places] for tensors in zip(*(part[layer] for part in parts), strict=True)
-            ]
-            for layer in layers
-        }
         return EncodedChunks(
             routing_k={layer: tensors[0] for layer, tensors in joined.items()},
             k={layer: tensors[1] for layer, tensors in joined.items()},
@@ -164,13 +162,3 @@ def _batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) ->
         else:
             batches.append([i])
     return batches
-
-
-def _places(order: Sequence[int], counts: Tensor) -> Tensor:
-    """(C,) where each chunk lies among those written in `order`, passage after passage."""
-    ordered = counts[torch.tensor(order, dtype=torch.long)].tolist()
-    first = torch.zeros_like(counts)
-    for i, start in zip(order, accumulate(ordered, initial=0), strict=False):
-        first[i] = start
-    own_first = counts.cumsum(0) - counts
-    return torch.arange(int(counts.sum())) + torch.repeat_interleave(first - own_first, counts)

@@ -67,6 +67,7 @@ class MemoryEngine:
         model: str | Path | LoadedModel | None = None,
         *,
         create: bool = True,
+        read_only: bool = False,
         config: EngineConfig | None = None,
         **settings: Any,
     ) -> Self:
@@ -75,6 +76,7 @@ class MemoryEngine:
         Args:
             model: a folder, a hub repository, or one loaded already. None: the one in the package.
             create: make an empty bank if there is none at that path.
+            read_only: write nothing, which a bank on a read-only disk asks for; nothing is created either.
             settings: single fields of `EngineConfig`; they win over `config`.
 
         Raises: ModelError; ConfigError for an unknown setting or a value out of range; BankNotFoundError;
@@ -90,9 +92,9 @@ class MemoryEngine:
         loaded = model if isinstance(model, LoadedModel) else load_model(model)
         own = fingerprint(loaded)
         try:
-            opened = Bank.open(bank, own)
+            opened = Bank.open(bank, own, read_only=read_only)
         except BankNotFoundError:
-            if not create:
+            if read_only or not create:
                 raise
             opened = Bank.create(bank, own)
         return cls(opened, loaded, chosen)

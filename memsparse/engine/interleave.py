@@ -86,8 +86,8 @@ class Interleave:
         max_new_tokens: Tokens emitted in one call; the restated question counts as one.
         max_route_characters: Characters of a round without a marker, after which it is closed: the
             numbers it holds are read, and without any retrieval ends.
-
-    A round that reads nothing new is followed by another call once; the second in a row ends retrieval.
+        max_unproductive: Rounds in a row that read nothing new and are still followed by another call; the
+            next one ends retrieval.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Interleave:
         max_rounds: int,
         max_new_tokens: int,
         max_route_characters: int = MAX_ROUTE_CHARACTERS,
+        max_unproductive: int = 1,
     ) -> None:
         if max_rounds < 0:
             raise ConfigError(f"max_rounds must be 0 or more, got {max_rounds}")
@@ -111,6 +112,7 @@ class Interleave:
         self._max_rounds = max_rounds
         self._max_new_tokens = max_new_tokens
         self._max_route_characters = max_route_characters
+        self._max_unproductive = max_unproductive
         self._first_position = len(builder.head()) + top_k
         self._state = State.ROUTE
         self._turns: list[Turn] = []
@@ -245,7 +247,7 @@ class Interleave:
         before = len(self._cited)
         known = self._cite(numbers)
         self._unproductive = 0 if len(self._cited) > before else self._unproductive + 1
-        if self._unproductive > 1:
+        if self._unproductive > self._max_unproductive:
             return self._close_retrieval(forced=True)
         self._rounds.append(ReadRound(numbers=tuple(known), text=self._builder.decode(self._route)))
         self._turns.append(Turn(emitted=self._route, documents=self._builder.passages(known)))

@@ -105,6 +105,7 @@ class _Row:
             scenario["top_k"],
             max_rounds=_MAX_CALLS,
             max_new_tokens=scenario["max_generate_tokens"],
+            max_unproductive=_MAX_CALLS,  # the published loop asks again however often
         )
 
     def calls(self, limit: int) -> list[dict[str, Any]]:

@@ -39,8 +39,9 @@ class MemSparseCache(DynamicCache):
 
     def reset(self) -> None:
         """Forget everything, the selected chunks too: the next pass routes anew."""
-        super().reset()  # type: ignore[no-untyped-call]
+        self.layers.clear()  # some releases of transformers only zero what a layer holds
         self.memory.clear()
+        self.position_shift = 0
 
     def _select_memory(self, rows: Tensor) -> None:
         for layer, kv in self.memory.items():

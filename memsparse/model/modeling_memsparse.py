@@ -25,6 +25,7 @@ from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.memory import LayerChunks
 from memsparse.ops.attention import causal_mask, memory_attention
 from memsparse.ops.pooling import pool_chunks
+from memsparse.ops.positions import document_positions
 from memsparse.types import MemoryKV, MemoryReader, MemoryWriter
 
 
@@ -261,8 +262,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
             past_key_values = MemSparseCache()
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            counted = torch.arange(past, past + tokens, device=inputs_embeds.device)
-            position_ids = counted.expand(batch, tokens)
+            position_ids = past + document_positions(batch, tokens, device=inputs_embeds.device)
         if attention_mask is not None:
             _check_mask(attention_mask, batch, past, tokens)
         lengths = None

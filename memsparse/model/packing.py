@@ -136,8 +136,8 @@ def packed_losses(
     model: MemSparseForCausalLM,
     output: PackedOutput,
     *,
-    labels: Tensor,
-    relevant: Tensor,
+    labels: Tensor | None,
+    relevant: Tensor | None,
     answer_labels: Tensor | None = None,
     reconstruction_labels: Tensor | None = None,
     method: str | None = None,
@@ -147,20 +147,19 @@ def packed_losses(
 
     Args:
         labels, answer_labels, reconstruction_labels: (B, L) targets, -100 ignored; None: that loss is 0.
-        relevant: (B, N) bool, which of a row's documents answer its question.
+        relevant: (B, N) bool, which of a row's documents answer its question; None: no auxiliary loss.
         method: auxiliary loss; None: the model's own.
         focal_exponent: see `auxiliary_loss`.
     """
     config = model.config
     zero = output.logits.new_zeros(())
-    lm = shifted_cross_entropy(output.logits, labels)
-    answer = zero if answer_labels is None else shifted_cross_entropy(output.logits, answer_labels)
-    reconstruction = (
-        zero if reconstruction_labels is None else shifted_cross_entropy(output.logits, reconstruction_labels)
+    lm, answer, reconstruction = (
+        zero if targets is None else shifted_cross_entropy(output.logits, targets)
+        for targets in (labels, answer_labels, reconstruction_labels)
     )
     supervised = [output.scores[layer] for layer in config.supervised_layers]
     aux = zero
-    if supervised:
+    if supervised and relevant is not None:
         aux = auxiliary_loss(
             method or config.aux_loss_method,
             torch.cat(supervised),

@@ -18,7 +18,7 @@ from memsparse.errors import InputError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.memory import ChunkCollector, InBatchMemory, LayerChunks
 from memsparse.model.modeling_memsparse import BCE_BIAS_INIT, MemSparseForCausalLM, MemSparseOutput
-from memsparse.model.packing import forward_packed, packed_losses
+from memsparse.model.packing import PackedOutput, forward_packed, packed_losses
 from memsparse.ops.pooling import document_of_chunk
 from memsparse.ops.routing import collapse_keys
 
@@ -53,14 +53,26 @@ class Comparison:
         """Names that were recorded and never compared, those of an official defect left out."""
         return sorted(name for name in self.expected.keys() - self._compared if "official" not in name)
 
-    def close(self, name: str, value: Tensor | None, kind: str, *, where: Tensor | None = None) -> None:
-        """Compare within the tolerance of `kind`, where `where` is True; missing names are skipped."""
+    def close(
+        self,
+        name: str,
+        value: Tensor | None,
+        kind: str,
+        *,
+        where: Tensor | None = None,
+        fill: float | None = None,
+    ) -> None:
+        """Compare within the tolerance of `kind`, where `where` is True; missing names are skipped.
+
+        Args:
+            fill: what columns hold that only one side has, at the end.
+        """
         if not self._takes(name):
             return
         if value is None:
             self.mismatches.append(f"{name}: the model gave none")
             return
-        want, got = self.expected[name].float(), value.detach().float()
+        want, got = _level(self.expected[name].float(), value.detach().float(), fill)
         if got.shape != want.shape and got.numel() == want.numel():
             got = got.view(want.shape)
         if got.shape != want.shape:
@@ -80,10 +92,24 @@ class Comparison:
         if difference.numel() and not float(difference.max()) <= limit:
             self.mismatches.append(f"{name}: off by {float(difference.max()):.2e}, accepted {limit:.0e}")
 
-    def equal(self, name: str, value: Tensor) -> None:
-        """Compare exactly; missing names are skipped."""
-        if self._takes(name) and not torch.equal(self.expected[name].long(), value.detach().long()):
-            self.mismatches.append(f"{name}: {value.tolist()}, expected {self.expected[name].tolist()}")
+    def equal(self, name: str, value: Tensor, *, fill: int | None = None) -> None:
+        """Compare exactly; missing names are skipped, and `fill` is as in `close`."""
+        if not self._takes(name):
+            return
+        want, got = _level(self.expected[name].long(), value.detach().long(), fill)
+        if not torch.equal(want, got):
+            self.mismatches.append(f"{name}: {got.tolist()}, expected {want.tolist()}")
+
+
+def _level(want: Tensor, got: Tensor, fill: float | None) -> tuple[Tensor, Tensor]:
+    """Both with as many columns as the wider one has."""
+    if fill is None or want.ndim == 0 or got.ndim == 0:
+        return want, got
+    width = max(want.shape[-1], got.shape[-1])
+    wide, also = (
+        torch.nn.functional.pad(values, (0, width - values.shape[-1]), value=fill) for values in (want, got)
+    )
+    return wide, also
 
 
 def replay(folder: Path) -> tuple[int, list[str]]:
@@ -121,6 +147,11 @@ def _replay_training(
 ) -> None:
     own = str(case["aux_loss_method"])
     real = inputs["attention_mask"] == 1
+    roles = inputs["doc_ids"].masked_fill(~real, 0)
+    numbers = torch.nn.utils.rnn.pad_sequence([row[row > 0].unique() for row in roles], batch_first=True)
+    relevant = None
+    if "aux_labels" in inputs and case.get("settings", {}).get("msa_config", {}).get("aux_loss", True):
+        relevant = inputs["aux_labels"][:, : numbers.shape[1]] == 1
     for method in _methods(compare.expected, own):
         loss_name, exponent = method, None
         if method.endswith("_G2"):
@@ -129,19 +160,15 @@ def _replay_training(
         _set_rules(model)
         model.zero_grad()
         output = forward_packed(
-            model,
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            inputs["doc_ids"].masked_fill(~real, 0),
-            inputs.get("position_ids"),
+            model, inputs["input_ids"], inputs["attention_mask"], roles, inputs.get("position_ids")
         )
         if loss_name == "BCE" and not hasattr(model, "b"):
             model.b = torch.nn.Parameter(torch.tensor(BCE_BIAS_INIT))  # recorded with a fresh bias
         losses = packed_losses(
             model,
             output,
-            labels=inputs["labels"],
-            relevant=inputs["aux_labels"] == 1,
+            labels=inputs.get("labels"),
+            relevant=relevant,
             answer_labels=_answer_labels(inputs),
             reconstruction_labels=inputs.get("batch_reconstruction_labels"),
             method=loss_name,
@@ -153,14 +180,10 @@ def _replay_training(
         compare.close(f"{prefix}/aux_loss", losses.aux, "losses")
         compare.close(f"{prefix}/answer_loss", losses.answer, "losses")
         compare.close(f"{prefix}/reconstruction_loss", losses.reconstruction, "losses")
-        for layer, scores in output.scores.items():
-            # Recorded columns are document numbers; column 0 belongs to no document.
-            numbered = torch.nn.functional.pad(scores, (1, 0), value=float("-inf"))
-            compare.close(f"{prefix}/doc_scores/layer_{layer}", numbered, "scores")
-            chosen = output.selected[layer]
-            compare.equal(f"{prefix}/selected_docs/layer_{layer}", torch.where(chosen >= 0, chosen + 1, -1))
-        losses.total.backward()
-        _compare_norms(model, case["grad_norms"].get(method, {}), method, compare)
+        _compare_routing(output, numbers, prefix, compare)
+        if losses.total.requires_grad:
+            losses.total.backward()
+        _compare_norms(model, case.get("grad_norms", {}).get(method, {}), method, compare)
         if method == own:
             compare.close("logits", output.logits, "logits", where=real)
             for index, states in enumerate(output.hidden_states):
@@ -168,6 +191,17 @@ def _replay_training(
             for name, parameter in model.named_parameters():
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 compare.close(f"grads/{name}", gradient, "gradients")
+
+
+def _compare_routing(output: PackedOutput, numbers_BN: Tensor, prefix: str, compare: Comparison) -> None:
+    """Scores and selections, which are recorded by document number; column 0 belongs to no document."""
+    for layer, scores in output.scores.items():
+        columns = max(numbers_BN.flatten().tolist(), default=0) + 1
+        by_number = scores.new_full((len(scores), columns), float("-inf")).scatter(1, numbers_BN, scores)
+        compare.close(f"{prefix}/doc_scores/layer_{layer}", by_number, "scores", fill=float("-inf"))
+        ranks = output.selected[layer]
+        chosen = numbers_BN.gather(1, ranks.clamp_min(0)).masked_fill(ranks < 0, -1)
+        compare.equal(f"{prefix}/selected_docs/layer_{layer}", chosen, fill=-1)
 
 
 def _methods(expected: Mapping[str, Tensor], own: str) -> list[str]:
@@ -318,13 +352,9 @@ def _compare_prefill(
     for index, states in enumerate(output.hidden_states or ()):
         compare.close(f"{prefix}/hidden_states/{index}", states, "hidden_states", where=real)
     for layer, kv in (output.routing or {}).items():
-        padding = (0, model.config.top_k_documents - kv.documents.shape[1])
-        scores = torch.nn.functional.pad(kv.scores, padding, value=float("-inf"))
         compare.close(f"{prefix}/layer_{layer}/all_doc_scores", kv.all_scores, "scores")
-        compare.close(f"{prefix}/layer_{layer}/topk_scores", scores, "scores")
-        compare.equal(
-            f"{prefix}/layer_{layer}/topk_doc_ids", torch.nn.functional.pad(kv.documents, padding, value=-1)
-        )
+        compare.close(f"{prefix}/layer_{layer}/topk_scores", kv.scores, "scores", fill=float("-inf"))
+        compare.equal(f"{prefix}/layer_{layer}/topk_doc_ids", kv.documents, fill=-1)
         compare.equal(f"{prefix}/layer_{layer}/num_selected_chunks", kv.mask[:, 0].sum(1))
 
 
@@ -336,8 +366,8 @@ def _compare_rows(output: MemSparseOutput, compare: Comparison) -> None:
             prefix = f"fixed/row_{row}/layer_{layer}"
             all_scores = None if kv.all_scores is None else kv.all_scores[row]
             compare.close(f"{prefix}/all_doc_scores", all_scores, "scores")
-            compare.close(f"{prefix}/topk_scores", kv.scores[row], "scores")
-            compare.equal(f"{prefix}/topk_doc_ids", kv.documents[row])
+            compare.close(f"{prefix}/topk_scores", kv.scores[row], "scores", fill=float("-inf"))
+            compare.equal(f"{prefix}/topk_doc_ids", kv.documents[row], fill=-1)
 
 
 def _decode(
@@ -345,7 +375,7 @@ def _decode(
 ) -> None:
     mask = inputs["query/attention_mask"]
     visible = torch.cat([mask.new_ones(len(mask), cache.get_seq_length() - mask.shape[1]), mask], dim=1)
-    active = inputs["decode/attention_mask"]
+    active = inputs.get("decode/attention_mask", mask[:, :0])
     steps = []
     for step in range(active.shape[1]):
         visible = torch.cat([visible, active[:, step : step + 1]], dim=1)
@@ -357,7 +387,8 @@ def _decode(
             use_cache=True,
         )
         steps.append(output.logits)
-    compare.close("decode/logits", torch.cat(steps, dim=1), "logits", where=active == 1)
+    if steps:
+        compare.close("decode/logits", torch.cat(steps, dim=1), "logits", where=active == 1)
     if "append/input_ids" in inputs:
         block = inputs["append/attention_mask"]
         visible = torch.cat([visible, block], dim=1)

@@ -135,18 +135,6 @@ def shifted_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
     return cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets)
 
 
-def recall_at(scores_RN: Tensor, positives_RN: Tensor, n: int) -> Tensor:
-    """Share of a row's positives (at most n of them) among its n best documents, averaged over rows with any.
-
-    NaN when no row has a positive: there is nothing to average.
-    """
-    rows = positives_RN.any(1)
-    scores_RN, positives_RN = scores_RN[rows], positives_RN[rows]
-    best = scores_RN.topk(min(n, scores_RN.shape[1]), dim=1).indices
-    hits = positives_RN.gather(1, best).sum(1)
-    return (hits / positives_RN.sum(1).clamp_max(n)).mean()
-
-
 def _log_softmax(scores_RN: Tensor, positives_RN: Tensor, valid_RN: Tensor) -> Tensor:
     log_p = scores_RN.masked_fill(~valid_RN, _ABSENT).log_softmax(1)
     return log_p.masked_fill(~positives_RN, 0)

@@ -10,7 +10,7 @@ from memsparse.errors import ConfigError
 
 
 def document_positions(batch: int, length: int, *, device: torch.device | None = None) -> Tensor:
-    """Positions of documents encoded one per row: every document starts at 0.
+    """Positions of documents, one per row: every document starts at 0, wherever it lies in memory.
 
     Returns: (B, T) int64.
     """

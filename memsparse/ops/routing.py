@@ -23,7 +23,7 @@ QueryReduce = Literal["max", "mean", "last"]
 ChunkReduce = Literal["max", "mean"]
 
 TILE = 16_384
-"""Chunks scored at a time; peak extra memory is B*T*TILE floats, whatever C is."""
+"""Chunks scored at a time: takes B*T*TILE floats, H times as many where heads are not averaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,10 +223,11 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if taken == 0:
         return best, index
     # torch.topk breaks ties as it likes: take what lies above the k-th score, then the first equal to it.
-    cut = scores.detach().topk(taken, dim=1).values[:, -1:]
+    ranked = scores.detach().topk(taken, dim=1).values
+    cut, sound = ranked[:, -1:], ~ranked[:, :1].isnan()  # NaN ranks first
     above, equal = scores > cut, scores == cut
     missing = taken - above.sum(1, keepdim=True)
-    chosen = (above | (equal & (equal.cumsum(1) <= missing))).nonzero()
+    chosen = (sound & (above | (equal & (equal.cumsum(1) <= missing)))).nonzero()
     if len(chosen) != batch * taken:
         raise InputError("scores hold NaN; look for NaN in the routing queries and keys")
     ascending = chosen[:, 1].view(batch, taken)

@@ -15,7 +15,7 @@ from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.training.data import NOT_FOUND, CallMix
 from memsparse.training.objective import LossWeights
 from memsparse.training.optimizer import OptimizerConfig
-from memsparse.training.world import DEFAULT_MIX
+from memsparse.training.world import DEFAULT_MIX, FEWEST_WORDS
 
 BUILT_TASKS = ("calls", "spans")
 """Tasks whose steps are drawn from documents."""
@@ -23,8 +23,6 @@ TASKS = ("copy", "induction", *BUILT_TASKS)
 DTYPES = ("bfloat16", "float32")
 SHORTEST_DOCUMENT = 32
 """Tokens; both numbers and the template take up to 20."""
-FEWEST_WORDS = 24
-"""Words the generator of worlds needs for a document."""
 
 _T = TypeVar("_T")
 

@@ -28,6 +28,8 @@ class LossWeights:
     """Next tokens of the calls: answers, decisions, document numbers."""
     numbers: float = 0.3
     """Weight of a document number's tokens within `lm`."""
+    decisions: float = 1.0
+    """Weight of a call's first token within `lm`: ask for a document, or end retrieval."""
     aux: float = 1.0
     """Contrastive routing loss, mean over memory layers."""
     documents: float = 0.2
@@ -38,7 +40,7 @@ class LossWeights:
     """Reading a document's number from the pooled V of its last chunk."""
 
     def __post_init__(self) -> None:
-        for name in ("lm", "numbers", "aux", "documents", "spans", "digits"):
+        for name in ("lm", "numbers", "decisions", "aux", "documents", "spans", "digits"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} is {value}; a weight must be 0 or more")
@@ -154,6 +156,8 @@ class _Calls:
     """(targets,)"""
     ends: Tensor
     """(targets,) bool: the target belongs to a call that ends retrieval."""
+    decides: Tensor
+    """(targets,) bool: the target is a call's first, which asks for documents or ends retrieval."""
     scores: Tensor
     """(layers, asking calls, N + queue) with read documents at -inf."""
     positives: Tensor
@@ -216,10 +220,11 @@ def run_step(
 
 
 def _call_loss(results: Sequence[_Calls], weights: LossWeights) -> Tensor:
-    """Next tokens of the calls; those of calls that ask for a document weigh `weights.numbers`."""
+    """Next tokens of the calls; a first token weighs `decisions`, the rest of a number `numbers`."""
     losses = torch.cat([result.losses for result in results])
     ends = torch.cat([result.ends for result in results])
-    token_weights = torch.where(ends, 1.0, weights.numbers)
+    decides = torch.cat([result.decides for result in results])
+    token_weights = torch.where(decides, weights.decisions, torch.where(ends, 1.0, weights.numbers))
     return (losses * token_weights).sum() / token_weights.sum().clamp_min(1)
 
 
@@ -290,6 +295,7 @@ def _run_calls(
     return _Calls(
         losses=cross_entropy(logits, targets[where], reduction="none"),
         ends=(~asking)[rows],
+        decides=first,
         scores=torch.stack(scores),
         positives=pad(positives, (0, scores[0].shape[1] - positives.shape[1])),
         right=hits == where.sum(1),

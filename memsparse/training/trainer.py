@@ -208,7 +208,7 @@ class Trainer:
             raise ConfigError(f"{self.out / STATE}: {error}") from error
         self.step = int(state["step"])
         own = state if self.rank == 0 else load_state(self.out, name=_state_name(self.rank)) or {}
-        # Early versions saved no queue, and a kill may come between the saves of two processes.
+        # A kill may come between the saves of two processes: a queue of another step is left.
         if "queue" in own and own["step"] == self.step:
             self.queue = KeyQueue(int(own["queue"]["limit"]))
             self.queue.load_state_dict(own["queue"])

@@ -25,7 +25,8 @@ DEFAULT_MIX: Mapping[str, float] = {
 }
 _SLICE = 28
 _TRIES = 12
-_FEWEST_WORDS = 24
+FEWEST_WORDS = 24
+"""Words a document needs, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,10 +106,8 @@ def _checked(
         raise ConfigError(
             f"a world needs at least 1 document and 0 questions, not {documents} and {questions}"
         )
-    if max_words < _FEWEST_WORDS:
-        raise ConfigError(
-            f"max_words={max_words} leaves no room for a sentence; use at least {_FEWEST_WORDS}"
-        )
+    if max_words < FEWEST_WORDS:
+        raise ConfigError(f"max_words={max_words} leaves no room for a sentence; use at least {FEWEST_WORDS}")
     if split not in ("train", "heldout"):
         raise ConfigError(f"unknown split {split!r}; use 'train' or 'heldout'")
     unknown = sorted(set(mix) - set(DEFAULT_MIX))

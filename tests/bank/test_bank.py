@@ -59,6 +59,7 @@ def test_create_makes_missing_folders_and_refuses_what_is_there(tmp_path):
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(BankExistsError, match=r"holds thesis\.txt"):
         Bank.create(tmp_path / "full", FINGERPRINT)
+    assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["thesis.txt"]
     (tmp_path / "empty").mkdir()
     Bank.create(tmp_path / "empty", FINGERPRINT).close()
 

@@ -1,11 +1,12 @@
 """Damaged, missing and stray files are told apart, and told to whoever asks."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from memsparse.bank import Bank, lock
-from memsparse.errors import BankCorruptError
+from memsparse.errors import BankCorruptError, BankError
 from tests.bank.builders import FINGERPRINT, add, answer, flip_byte
 
 
@@ -44,8 +45,25 @@ def test_a_deleted_segment(damaged):
     with Bank.open(damaged.path) as bank:
         [problem] = bank.verify()
         assert "000002.safetensors is damaged: it is missing" in problem
-        with pytest.raises(BankCorruptError, match="add its documents again"):
+        with pytest.raises(BankCorruptError, match="create a new bank and add the documents again"):
             answer(bank)
+
+
+def test_a_segment_that_may_not_be_read_is_not_called_damaged(damaged, monkeypatch):
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path == _second_segment(damaged):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with Bank.open(damaged.path) as bank:
+        [problem] = bank.verify()
+        assert problem.endswith("(Permission denied); fix its permissions")
+        with pytest.raises(BankError, match=r"cannot read .*000002\.safetensors") as caught:
+            answer(bank)
+    assert not isinstance(caught.value, BankCorruptError)
 
 
 def test_a_flipped_byte(damaged):
@@ -65,8 +83,9 @@ def test_stray_segments_are_reported_and_removed_by_the_next_writer(damaged, mon
             "segments/000004.safetensors.tmp",
         ]
     monkeypatch.setattr(lock, "WAIT_SECONDS", 0)
-    with lock.writer_lock(damaged.path), Bank.open(damaged.path) as bank:
-        assert bank.verify() == []
+    for read_only in (False, True):
+        with lock.writer_lock(damaged.path), Bank.open(damaged.path, read_only=read_only) as bank:
+            assert bank.verify() == []
     assert all(path.exists() for path in strays)
     with Bank.open(damaged.path) as bank:
         assert bank.verify() == []

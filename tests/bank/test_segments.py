@@ -113,7 +113,7 @@ def test_a_truncated_file_is_corrupt(tmp_path, record, kept):
     path = tmp_path / record.file
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(
-        BankCorruptError, match=r"000001.safetensors is damaged: it has .* 'memsparse bank verify"
+        BankCorruptError, match=r"000001.safetensors is damaged: it has .*; restore the file from a copy"
     ):
         _open(tmp_path, record)
 

@@ -302,6 +302,8 @@ def test_overlong_questions_are_refused(engine: MemoryEngine) -> None:
 def test_opening(loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(BankNotFoundError):
         MemoryEngine.open(tmp_path / "b", loaded, create=False)
+    with pytest.raises(BankNotFoundError):
+        MemoryEngine.open(tmp_path / "b", loaded, read_only=True)
     with pytest.raises(ConfigError, match="unknown setting 'max_rond'; known: id_decoding"):
         MemoryEngine.open(tmp_path / "b", loaded, max_rond=1)
     with pytest.raises(ConfigError, match="max_rounds is -1"):
@@ -314,6 +316,15 @@ def test_opening(loaded: LoadedModel, tmp_path: Path) -> None:
         MemoryEngine.open(tmp_path / "b", tiny_model(seed=3))
     with pytest.raises(BankMismatchError, match="chunk_size 4"):
         MemoryEngine.open(tmp_path / "b", tiny_model(chunk_size=8))
+
+
+def test_read_only_answers_and_refuses_to_write(engine: MemoryEngine) -> None:
+    with MemoryEngine.open(engine.bank.path, engine.model, read_only=True) as guest:
+        assert [h.citation for h in guest.search("Where?")] == [h.citation for h in engine.search("Where?")]
+        with pytest.raises(BankError, match="open read-only; open it for writing"):
+            guest.add([Document(id="new", text="The heron is new.")])
+        with pytest.raises(BankError, match="open read-only"):
+            guest.remove(["new"])
 
 
 def test_models_decide_how_documents_are_decided(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def machine(
     max_rounds: int = 4,
     max_new_tokens: int = 2000,
     max_route_characters: int = 1000,
+    max_unproductive: int = 1,
 ) -> Interleave:
     return Interleave(
         builder or char_builder(),
@@ -44,6 +45,7 @@ def machine(
         max_rounds=max_rounds,
         max_new_tokens=max_new_tokens,
         max_route_characters=max_route_characters,
+        max_unproductive=max_unproductive,
     )
 
 
@@ -123,6 +125,15 @@ def test_second_round_in_a_row_without_news_ends_retrieval(emitted: str) -> None
     assert play(request, emitted) == Append([*builder.end_of_retrieve_ids, *builder.restate(QUESTION)])
     assert response(request) == f"{emitted}{M}{emitted}{END}{RESTATED}"
     assert request.cited == ()
+
+
+def test_rounds_without_news_may_go_on_as_the_published_loop_does() -> None:
+    request = machine(max_rounds=9, max_unproductive=9)
+    for _ in range(4):
+        assert play(request, f"[1]{M}") == NewCall()
+        request.prompt()
+    assert request.state is State.ROUTE
+    assert request.cited == (1,)
 
 
 def test_rereading_a_document_is_no_news() -> None:

@@ -66,6 +66,9 @@ def test_a_cache_without_memory_changes_rows_too(model: MemSparseForCausalLM) ->
 
 def test_a_reset_cache_routes_anew(model: MemSparseForCausalLM) -> None:
     cache = prefill(model)
+    cache.position_shift = 5
     cache.reset()
-    assert cache.memory == {}
-    assert cache.get_seq_length() == 0
+    assert (cache.memory, cache.get_seq_length(), cache.position_shift) == ({}, 0, 0)
+    ids, _ = question(batch=1)
+    again = model(input_ids=ids, past_key_values=cache, use_cache=True, memory=fill(model))
+    torch.testing.assert_close(again.logits, model(input_ids=ids, memory=fill(model)).logits)

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from memsparse.errors import InputError
 from memsparse.model.parity import Comparison, replay
@@ -107,6 +109,103 @@ def test_a_case_without_expectations_does_not_pass(copied: Path) -> None:
     case = json.loads((copied / "case.json").read_text())
     (copied / "case.json").write_text(json.dumps(case | {"conformance": "informational", "grad_norms": {}}))
     assert replay(copied) == (0, ["nothing in expected.safetensors could be compared"])
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    tensors = change(load_file(path))
+    save_file({name: values.contiguous() for name, values in tensors.items()}, path)
+
+
+@pytest.fixture
+def recorded(parity_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: Path(shutil.copytree(parity_dir / name, tmp_path / name))
+
+
+def test_documents_may_be_numbered_with_gaps(recorded: Callable[[str], Path]) -> None:
+    folder = recorded("train_bce_last")
+
+    def doubled(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        roles = inputs["doc_ids"]
+        return inputs | {"doc_ids": torch.where(roles > 0, 2 * roles, roles)}
+
+    def spread(expected: dict[str, Tensor]) -> dict[str, Tensor]:
+        for name, values in expected.items():
+            if "/selected_docs/" in name:
+                expected[name] = torch.where(values > 0, 2 * values, values)
+            elif "/doc_scores/" in name:
+                wide = values.new_full((len(values), 2 * values.shape[1] - 1), -torch.inf)
+                wide[:, ::2] = values
+                expected[name] = wide
+        return expected
+
+    rewrite(folder / "inputs.safetensors", doubled)
+    assert replay(folder)[1] != []
+    rewrite(folder / "expected.safetensors", spread)
+    assert replay(folder)[1] == []
+
+
+@pytest.mark.parametrize("name", ["train_bce_last", "infer_fewdocs", "quirk_last_leftpad"])
+@pytest.mark.parametrize(("filler", "passes"), [(-1, True), (1, False)])
+def test_rankings_may_be_padded_to_any_width(
+    recorded: Callable[[str], Path], name: str, filler: int, passes: bool
+) -> None:
+    folder = recorded(name)
+
+    def widen(expected: dict[str, Tensor]) -> dict[str, Tensor]:
+        for key, values in expected.items():
+            if "/selected_docs/" in key or key.endswith("/topk_doc_ids"):
+                expected[key] = torch.nn.functional.pad(values, (0, 3), value=filler)
+            elif key.endswith("/topk_scores"):
+                expected[key] = torch.nn.functional.pad(values, (0, 3), value=torch.finfo(torch.float32).min)
+        return expected
+
+    rewrite(folder / "expected.safetensors", widen)
+    assert (replay(folder)[1] == []) is passes
+
+
+def test_without_auxiliary_loss_the_others_make_the_total(recorded: Callable[[str], Path]) -> None:
+    folder = recorded("train_base")
+    case = json.loads((folder / "case.json").read_text())
+    case["settings"]["msa_config"]["aux_loss"] = False
+    weights = case["settings"]["msa_config"]
+    del case["grad_norms"]
+    (folder / "case.json").write_text(json.dumps(case))
+
+    def without(expected: dict[str, Tensor]) -> dict[str, Tensor]:
+        for name in [name for name in expected if name.endswith("/aux_loss")]:
+            total = name.replace("aux_loss", "loss")
+            expected[total] = expected[total] - weights["auxloss_weight"] * expected[name]
+            expected[name] = torch.zeros_like(expected[name])
+        return {name: values for name, values in expected.items() if not name.startswith("grads/")}
+
+    assert weights["auxloss_weight"] > 0
+    assert any("aux_loss" in line for line in replay(folder)[1])
+    rewrite(folder / "expected.safetensors", without)
+    assert replay(folder)[1] == []
+
+
+def test_what_was_not_fed_is_not_missed(recorded: Callable[[str], Path]) -> None:
+    training, inference = recorded("train_base"), recorded("infer_base")
+    case = json.loads((training / "case.json").read_text())
+    (training / "case.json").write_text(json.dumps(case | {"grad_norms": {}}))
+    rewrite(
+        training / "inputs.safetensors",
+        lambda inputs: {name: values for name, values in inputs.items() if "labels" not in name},
+    )
+    kept = ("logits", "hidden_states/", "methods/INFONCE/doc_scores/", "methods/INFONCE/selected_docs/")
+    rewrite(
+        training / "expected.safetensors",
+        lambda expected: {name: values for name, values in expected.items() if name.startswith(kept)},
+    )
+    for file in ("inputs", "expected"):
+        rewrite(
+            inference / f"{file}.safetensors",
+            lambda tensors: {
+                name: values for name, values in tensors.items() if not name.startswith("decode/")
+            },
+        )
+    assert replay(training)[1] == []
+    assert replay(inference)[1] == []
 
 
 def test_another_kind_of_case_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from memsparse.ops.losses import (
     info_nce_decoupled,
     info_nce_decoupled_focal,
     info_nce_focal,
-    recall_at,
     shifted_cross_entropy,
 )
 
@@ -190,15 +189,6 @@ def test_cross_entropy_without_targets_is_zero_whatever_the_logits(tokens: int) 
     assert loss.item() == 0
     loss.backward()
     assert not logits.grad.any()
-
-
-def test_recall_counts_positives_among_the_best_and_skips_rows_without() -> None:
-    scores = torch.tensor([[4.0, 3.0, 2.0, 1.0]] * 3)
-    positives = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]).bool()
-    assert recall_at(scores, positives, 1).item() == pytest.approx((1 + 0) / 2)
-    assert recall_at(scores, positives, 2).item() == pytest.approx((1 / 2 + 1 / 2) / 2)
-    assert recall_at(scores, positives, 100).item() == 1
-    assert recall_at(scores, torch.zeros_like(positives), 2).isnan()
 
 
 @pytest.mark.parametrize(

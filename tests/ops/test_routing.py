@@ -307,10 +307,13 @@ def test_the_scores_given_are_left_alone() -> None:
     assert torch.equal(scores, before)
 
 
-def test_nan_is_refused_not_ranked() -> None:
-    scores = torch.tensor([[0.0, math.nan, 1.0]])
+@pytest.mark.parametrize(
+    ("row", "k"),
+    [([0.0, math.nan, 1.0], 1), ([math.nan, 3.0, 3.0], 2), ([-math.inf, -math.inf, math.nan], 3)],
+)
+def test_nan_is_refused_not_ranked(row: list[float], k: int) -> None:
     with pytest.raises(InputError, match="NaN"):
-        top_documents(scores, 1)
+        top_documents(torch.tensor([[2.0, 1.0, 0.0], row]), k)
 
 
 def test_bad_arguments_of_selection_are_refused() -> None:

@@ -240,6 +240,17 @@ def test_number_tokens_weigh_less_than_answers():
     assert min(only_answers, alike) < between < max(only_answers, alike)
 
 
+def test_first_tokens_weigh_what_decisions_say():
+    net, step = model(), make_step(1)
+    nothing, alike, heavy = (
+        run_step(net, step, LossWeights(numbers=1.0, decisions=weight)).metrics["lm"]
+        for weight in (0.0, 1.0, 1e6)
+    )
+    assert min(nothing, heavy) < alike < max(nothing, heavy)
+    with pytest.raises(ConfigError, match="decisions is -1"):
+        LossWeights(decisions=-1.0)
+
+
 def test_a_queue_adds_negatives_to_the_routing_loss_and_takes_the_steps_keys():
     net = model()
     queue = KeyQueue(16)
