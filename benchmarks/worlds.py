@@ -32,6 +32,12 @@ def main() -> None:
     )
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument(
+        "--split",
+        choices=["heldout", "train"],
+        default="heldout",
+        help="heldout: names and phrasings kept out of training; train: a new world, its phrasings known",
+    )
     parser.add_argument("--seed", type=int, default=20_261_121)
     parser.add_argument("--model", help="model folder; default: the one in the package")
     parser.add_argument("--id-decoding", choices=["router", "generate"])
@@ -49,7 +55,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
     world = generate_world(
-        arguments.seed, documents=arguments.documents, questions=arguments.questions, split="heldout"
+        arguments.seed, documents=arguments.documents, questions=arguments.questions, split=arguments.split
     )
     given = {"id_decoding": arguments.id_decoding, "margin": arguments.margin, "max_read": arguments.max_read}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -74,6 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "seed": arguments.seed,
+        "split": arguments.split,
         "corpus": {"documents": arguments.documents, "tokens": tokens},
         "add_tokens_per_second": tokens / encoding,
         "kinds": summarise(records),

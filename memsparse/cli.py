@@ -100,7 +100,7 @@ def ask(
     if question == "-":
         if "-" in (docs or []):
             raise InputError("question and documents cannot both be standard input; write the question out")
-        question = sys.stdin.read()
+        question = sys.stdin.read() if sys.stdin else ""
     if not question.strip():
         raise InputError("the question is empty; write one")
 
@@ -149,6 +149,8 @@ def chat(
 
 def _questions() -> Iterator[str]:
     """Lines of standard input until it ends or says so; asked for where a person types them."""
+    if sys.stdin is None:
+        return
     asks = sys.stdin.isatty()
     while True:
         try:
@@ -179,7 +181,7 @@ def _memory(
     if bank is not None:
         from memsparse.engine.engine import MemoryEngine
 
-        with MemoryEngine.open(bank, model, read_only=True, **settings) as engine:
+        with MemoryEngine.open(bank, model, create=False, **settings) as engine:
             yield engine, namespace
         return
     from memsparse.engine.folder import open_folder

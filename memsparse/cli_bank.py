@@ -1,7 +1,6 @@
 """The `memsparse bank` commands. What they run is imported when they run; see `cli`."""
 
 import dataclasses
-import os
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -74,7 +73,7 @@ def list_documents(
     """List documents in the order they were added."""
     from memsparse.bank import Bank
 
-    with Bank.open(directory, read_only=True) as bank:
+    with Bank.open(directory) as bank:
         documents = bank.documents(namespace=namespace, limit=limit)
     if as_json:
         show_json({"documents": documents})
@@ -97,7 +96,7 @@ def show(
     """Print the text of a document."""
     from memsparse.bank import Bank
 
-    with Bank.open(directory, read_only=True) as bank:
+    with Bank.open(directory) as bank:
         text = bank.document_text(document_id, namespace)
         if as_json:
             about = next(info for info in bank.documents(namespace=namespace) if info.id == document_id)
@@ -119,7 +118,7 @@ def search(
     """Show the passages the router finds for a query, best first, without answering."""
     from memsparse.engine.engine import MemoryEngine
 
-    with MemoryEngine.open(directory, model, read_only=True) as engine:
+    with MemoryEngine.open(directory, model, create=False) as engine:
         hits = engine.search(query, limit=limit, namespace=namespace, version=as_of)
     if as_json:
         show_json({"query": query, "hits": hits})
@@ -144,7 +143,7 @@ def stats(directory: BankPath, as_json: AsJson = False) -> None:
     """Count what a bank holds."""
     from memsparse.bank import Bank
 
-    with Bank.open(directory, read_only=True) as bank:
+    with Bank.open(directory) as bank:
         counts = dataclasses.asdict(bank.stats())
     if as_json:
         show_json(counts)
@@ -159,8 +158,8 @@ def verify(directory: BankPath, as_json: AsJson = False) -> None:
     """Read a whole bank and say what is wrong with it; exit 1 if anything is."""
     from memsparse.bank import Bank
 
-    # Opened for writing where that is possible: what a killed writer left is removed, for it is no damage.
-    with Bank.open(directory, read_only=not os.access(directory, os.W_OK)) as bank:
+    # Not read-only: what a killed writer left is no damage, and opening the bank removes it.
+    with Bank.open(directory) as bank:
         problems = bank.verify()
     if as_json:
         show_json({"ok": not problems, "problems": problems})

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -26,17 +26,24 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def say(text: str = "", *, end: str = "\n", bold: bool | None = None, dim: bool | None = None) -> None:
     """Write text to standard output; `bold` and `dim` show on a terminal only."""
-    typer.secho(printable(text, sys.stdout.encoding) + end, nl=False, bold=bold, dim=dim)
+    text = printable(text, _encoding(sys.stdout))
+    typer.echo((typer.style(text, bold=bold, dim=dim) if bold or dim else text) + end, nl=False)
 
 
 def note(text: str, *, dim: bool | None = None) -> None:
     """Write one line to standard error."""
-    typer.secho(printable(" ".join(text.splitlines()), sys.stderr.encoding), err=True, dim=dim)
+    text = printable(" ".join(text.splitlines()), _encoding(sys.stderr))
+    typer.echo(typer.style(text, dim=dim) if dim else text, err=True)
 
 
 def fail(error: Exception) -> None:
     """Write the line of an error."""
     note(f"error: {error}")
+
+
+def _encoding(stream: TextIO | None) -> str | None:
+    """What a stream can hold; None for one that was closed before the program started."""
+    return stream.encoding if stream else None
 
 
 def printable(text: str, encoding: str | None = None) -> str:

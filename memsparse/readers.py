@@ -64,7 +64,11 @@ class Source:
 
     def open(self) -> BinaryIO:
         """Open it for reading bytes."""
-        return sys.stdin.buffer if self.path is None else self.path.open("rb")
+        if self.path is not None:
+            return self.path.open("rb")
+        if sys.stdin is None:
+            raise DocumentError("it is closed; give it something to read")
+        return sys.stdin.buffer
 
     def skipped(self, reason: str) -> Skipped:
         """Return the line that says why it, or a part of it, was not read."""

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +160,26 @@ def test_what_a_killed_writer_left_is_no_damage(bank: Path) -> None:
     assert not stray.exists()
 
 
-def test_reading_commands_write_nothing(model: Path, bank: Path) -> None:
+def test_a_bank_on_a_read_only_disk_is_read_and_left_as_it_is(
+    model: Path, bank: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "new.txt").write_text("The heron is new.", encoding="utf-8")
     (bank / "segments" / "000009.safetensors.tmp").write_bytes(b"half")  # a writer would remove it
-    before = {path: path.stat().st_mtime_ns for path in bank.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in bank.rglob("*")}
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    for command in ("list", "stats"):
+        assert run("bank", command, bank).exit_code == 0
     assert run("bank", "search", bank, "Where?", "--model", model).exit_code == 0
     assert run("ask", "Where?", "--bank", bank, "--model", model).exit_code == 0
-    assert {path: path.stat().st_mtime_ns for path in bank.rglob("*") if path.is_file()} == before
+    for words in (("bank", "remove", bank, "sarno.txt"), ("bank", "add", bank, files, "--model", model)):
+        assert_one_line_error(run(*words), 1, "is open read-only; fix its permissions")
+    assert {path: path.stat().st_mtime_ns for path in bank.rglob("*")} == before
+
+
+def test_reading_leaves_one_catalog_file(bank: Path) -> None:
+    for command in ("list", "stats", "verify"):
+        assert run("bank", command, bank).exit_code == 0
+    assert sorted(path.name for path in bank.glob("catalog*")) == ["catalog.sqlite3"]
 
 
 @pytest.mark.parametrize("command", ["list", "stats", "verify"])

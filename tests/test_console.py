@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -30,6 +31,13 @@ def test_a_note_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
+
+
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    say("nobody listens")
+    note("nor here")
 
 
 def test_json_is_valid_whatever_the_values(capsysbinary: pytest.CaptureFixture[bytes]) -> None:

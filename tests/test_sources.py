@@ -196,6 +196,11 @@ def test_a_file_name_that_is_no_text_is_named_readably(tmp_path: Path) -> None:
     assert reason == "its name is not UTF-8; rename it"
 
 
+def test_closed_standard_input_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert read("-") == ([], [("standard input", "it is closed; give it something to read")])
+
+
 def test_files_are_opened_only_as_they_are_needed(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("before")

@@ -79,12 +79,13 @@ class Bank:
 
     @classmethod
     def open(
-        cls, path: str | Path, fingerprint: Fingerprint | None = None, *, read_only: bool = False
+        cls, path: str | Path, fingerprint: Fingerprint | None = None, *, read_only: bool | None = None
     ) -> Self:
         """Open a bank; no key is read yet. Removes files a killed writer left, unless someone is writing.
 
         Args:
             fingerprint: of the model that is to read it. None: do not compare.
+            read_only: write nothing. None: only where permissions leave no choice.
 
         Raises: BankNotFoundError; BankMismatchError if the bank is another model's or a newer format's;
         BankCorruptError if the catalog is damaged.
@@ -96,6 +97,8 @@ class Bank:
                     f"bank {path} has segments but no {FILE}; restore it from a copy, or create a new bank"
                 )
             raise BankNotFoundError(f"no bank at {path}; create one with 'memsparse bank create {path}'")
+        if read_only is None:
+            read_only = not may_write(path)
         catalog = Catalog(path / FILE, read_only=read_only)
         differences = catalog.fingerprint.differences(fingerprint) if fingerprint else []
         if differences:
@@ -168,15 +171,23 @@ class Bank:
                 )
             return self._catalog.record(documents, prepared, segment, replaced)
 
-    def remove(self, document_ids: Sequence[str], *, namespace: str = "default") -> int:
+    def remove(
+        self, document_ids: Sequence[str], *, namespace: str = "default", missing_ok: bool = False
+    ) -> int:
         """Remove documents, as one new version that the next reader sees. Returns how many.
+
+        Args:
+            missing_ok: pass over ids that are not there.
 
         Raises: DocumentError naming the ids that are not there, and then removes nothing; BankLockedError.
         """
         wanted = {(namespace, id_) for id_ in document_ids}
         with self._writing():
-            unknown = [id_ for _, id_ in sorted(wanted - set(self._catalog.live(wanted)))]
-            if unknown:
+            there = set(self._catalog.live(wanted))
+            unknown = [id_ for _, id_ in sorted(wanted - there)]
+            if missing_ok:
+                wanted = there
+            elif unknown:
                 more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
                 raise DocumentError(
                     f"no document {', '.join(map(repr, unknown[:5]))}{more} in namespace {namespace!r}; "
@@ -222,9 +233,9 @@ class Bank:
             )
         return [found[number] for number in numbers]
 
-    def known(self, namespace: str = "default") -> dict[str, str]:
-        """External id -> sha256 of the source text, for encoding only what changed."""
-        return self._catalog.known(View(namespace=namespace))
+    def known(self, namespace: str = "default", *, ids: Sequence[str] | None = None) -> dict[str, str]:
+        """External id -> sha256 of the source text, for encoding only what changed; of all, or of `ids`."""
+        return self._catalog.known(View(namespace=namespace), ids=ids)
 
     def reader(
         self,
@@ -244,7 +255,7 @@ class Bank:
             namespace: None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.
-            cache_bytes: for routing keys in memory, as float32; a larger bank is scored from its files.
+            cache_bytes: for routing keys in memory; a larger bank is scored from its files.
 
         Raises: BankError for a version that does not exist; BankMismatchError if `rule` scores otherwise.
         """
@@ -346,7 +357,8 @@ class Bank:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         if self._catalog.read_only:
-            raise BankError(f"bank {self.path} is open read-only; open it for writing")
+            cure = "open it for writing" if may_write(self.path) else "fix its permissions"
+            raise BankError(f"bank {self.path} is open read-only; {cure}")
         with self._mutex, writer_lock(self.path):
             yield
 

@@ -108,10 +108,16 @@ class Catalog:
             row["metadata"] = self._metadata(row["document_id"], row["metadata"])
         return {row["number"]: Passage(**row) for row in rows}
 
-    def known(self, view: View) -> dict[str, str]:
-        """External id -> sha256 of the source text."""
+    def known(self, view: View, *, ids: Sequence[str] | None = None) -> dict[str, str]:
+        """External id -> sha256 of the source text; `ids` None: of all."""
+        some = "" if ids is None else "AND id IN (SELECT value FROM json_each(:ids))"
         with self._seen(view) as values:
-            return dict(self._db.rows(f"SELECT id, sha256 FROM documents WHERE {_VISIBLE}", values))
+            return dict(
+                self._db.rows(
+                    f"SELECT id, sha256 FROM documents WHERE {_VISIBLE} {some}",
+                    {**values, "ids": json.dumps(ids)},
+                )
+            )
 
     def totals(self, view: View) -> list[NamespaceTotals]:
         """Sums over the documents of a view, by namespace."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from memsparse.bank.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from memsparse.bank.segments import flush
-from memsparse.errors import BankCorruptError, BankError, BankLockedError, BankMismatchError
+from memsparse.errors import BankCorruptError, BankError, BankLockedError, BankMismatchError, InputError
 
 CHECKED_BYTES = 64 * 2**20
 """Catalogs up to this size are checked whole when opened, in under a second; larger ones by `verify`."""
@@ -122,6 +122,10 @@ class Database:
         with self._mutex:
             try:
                 yield
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{error.object!r} holds a lone surrogate, which no bank stores; decode it again"
+                ) from error
             except sqlite3.Error as error:
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 if code in _CORRUPT or "UTF-8" in str(error):

@@ -18,7 +18,7 @@ RETRY_SECONDS = 0.01
 def may_write(folder: Path) -> bool:
     """Whether permissions let this process hold the bank in `folder` for writing."""
     path = folder / FILE
-    return os.access(path if path.exists() else folder, os.W_OK)
+    return os.access(folder, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 @contextmanager

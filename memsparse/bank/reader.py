@@ -77,7 +77,8 @@ class BankReader:
         self._files = files
         self._fingerprint = fingerprint
         self._blocks = list(self._cut_blocks())
-        needed = int(self._chunks.sum()) * fingerprint.width * 4 * len(fingerprint.memory_layers)
+        chunk_bytes = fingerprint.width * fingerprint.torch_dtype.itemsize * len(fingerprint.memory_layers)
+        needed = int(self._chunks.sum()) * chunk_bytes
         self._caches = needed <= cache_bytes
         self._keys: dict[tuple[int, int, torch.device], Tensor] = {}
         self._mutex = threading.Lock()
@@ -117,6 +118,7 @@ class BankReader:
                 query_mask,
                 rule=self.rule,
                 num_documents=block.documents,
+                tile=len(block.rows),
             )
             for index, block in enumerate(self._blocks)
         ]
@@ -157,7 +159,10 @@ class BankReader:
             first += count
 
     def _block_keys(self, layer_idx: int, index: int, device: torch.device) -> Tensor:
-        """(C, W) float32 routing keys of a block, kept when the cache is large enough for all of them."""
+        """(C, W) routing keys of a block, kept when the cache is large enough for all of them.
+
+        In the dtype they are stored in: half of float32 to read, and turned into it block by block.
+        """
         if not self._caches:
             return self._load_keys(layer_idx, self._blocks[index], device)
         key = (layer_idx, index, device)
@@ -174,7 +179,7 @@ class BankReader:
             first, last = int(rows[0]), int(rows[-1])
             consecutive = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
             runs.append(stored[first : last + 1] if consecutive else stored[rows])
-        return torch.cat(runs).to(device=device, dtype=torch.float32)
+        return torch.cat(runs).to(device)
 
     def _gather(
         self, layer_idx: int, routing_q: Tensor, documents: Tensor, best: Tensor, scores_BN: Tensor

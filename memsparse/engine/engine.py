@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import torch
 
-from memsparse.bank import Bank, BankReader
+from memsparse.bank import Bank, BankReader, Fingerprint
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.ingest import AddReport, Ingest, Progress
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
 from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, citation_of
-from memsparse.errors import BankNotFoundError, ConfigError, DocumentError, InputError
+from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.ops.routing import top_documents
 from memsparse.text import Prompt
 from memsparse.types import Answer, Citation, Document, Passage, Usage
@@ -67,7 +67,7 @@ class MemoryEngine:
         model: str | Path | LoadedModel | None = None,
         *,
         create: bool = True,
-        read_only: bool = False,
+        read_only: bool | None = None,
         config: EngineConfig | None = None,
         **settings: Any,
     ) -> Self:
@@ -76,7 +76,7 @@ class MemoryEngine:
         Args:
             model: a folder, a hub repository, or one loaded already. None: the one in the package.
             create: make an empty bank if there is none at that path.
-            read_only: write nothing, which a bank on a read-only disk asks for; nothing is created either.
+            read_only: write nothing, and create nothing. None: only where permissions leave no choice.
             settings: single fields of `EngineConfig`; they win over `config`.
 
         Raises: ModelError; ConfigError for an unknown setting or a value out of range; BankNotFoundError;
@@ -96,7 +96,7 @@ class MemoryEngine:
         except BankNotFoundError:
             if read_only or not create:
                 raise
-            opened = Bank.create(bank, own)
+            opened = _create_or_open(bank, own)
         return cls(opened, loaded, chosen)
 
     def add(
@@ -128,8 +128,10 @@ class MemoryEngine:
         report = ingest.run(_only_in(namespace, documents), total=total)
         gone = [id_ for id_ in self.bank.known(namespace) if (namespace, id_) not in ingest.seen]
         if gone:
-            self.bank.remove(gone, namespace=namespace)
-        return replace(report, removed=len(gone))
+            # Another process that follows the same documents may have been faster.
+            removed = self.bank.remove(gone, namespace=namespace, missing_ok=True)
+            report = replace(report, removed=removed)
+        return report
 
     def remove(self, document_ids: Sequence[str], *, namespace: str = "default") -> int:
         """Remove documents; the next question does not see them. Returns how many.
@@ -268,6 +270,16 @@ class MemoryEngine:
         asked = torch.tensor(list(numbers), dtype=torch.long)
         visible = asked[torch.isin(asked, reader.numbers)].tolist()
         return dict(zip(visible, self.bank.passages(visible), strict=True))
+
+
+def _create_or_open(path: str | Path, own: Fingerprint) -> Bank:
+    try:
+        return Bank.create(path, own)
+    except BankExistsError as error:
+        try:
+            return Bank.open(path, own)  # another process has created it in this moment
+        except BankNotFoundError:
+            raise error from None
 
 
 def _nothing(seconds: float) -> Answer:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from memsparse.bank import Fingerprint
 from memsparse.config import cache_dir
 from memsparse.engine.engine import MemoryEngine
-from memsparse.engine.ingest import AddReport, Progress
+from memsparse.engine.ingest import AddReport, Progress, content_digest
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
 from memsparse.errors import BankCorruptError, BankMismatchError, InputError
 from memsparse.sources import STDIN, Skipped, read_documents
+from memsparse.types import Document
 
 
 def open_folder(
@@ -30,8 +31,8 @@ def open_folder(
 ) -> tuple[MemoryEngine, AddReport]:
     """Open an engine over what the paths hold now; only what changed since the last call is encoded.
 
-    The bank lies in the cache folder, one for each combination of paths and model. A damaged one is made
-    again.
+    The bank lies in the cache folder, one for each combination of paths and model; where standard input is
+    among the paths, one for each text of it, so that two pipes never share one. A damaged one is made again.
 
     Args:
         paths: as `read_documents` takes them.
@@ -42,9 +43,12 @@ def open_folder(
     Raises: DocumentError for a path that does not exist; InputError if no document is found; ModelError;
     BankLockedError while another process is at it.
     """
-    documents = read_documents(paths, namespace=namespace, strict=strict, on_skip=on_skip)
+    documents: Iterable[Document] = read_documents(paths, namespace=namespace, strict=strict, on_skip=on_skip)
+    piped = STDIN in map(str, paths)
+    if piped:
+        documents = list(documents)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    path = folder_bank(paths, fingerprint(loaded))
+    path = folder_bank(paths, fingerprint(loaded), documents if piped else ())
     if fresh:
         shutil.rmtree(path, ignore_errors=True)
     try:
@@ -61,8 +65,9 @@ def open_folder(
     return engine, report
 
 
-def folder_bank(paths: Sequence[str | Path], model: Fingerprint) -> Path:
-    """Where the bank of these paths and this model lies; it need not exist."""
+def folder_bank(paths: Sequence[str | Path], model: Fingerprint, documents: Iterable[Document] = ()) -> Path:
+    """Where the bank of these paths and this model lies; `documents` tell what paths alone do not."""
     places = [str(path) if str(path) == STDIN else str(Path(path).resolve()) for path in paths]
-    digest = hashlib.sha256(json.dumps([places, model.to_json()]).encode()).hexdigest()
+    contents = [[document.id, content_digest(document)] for document in documents]
+    digest = hashlib.sha256(json.dumps([places, model.to_json(), *contents]).encode()).hexdigest()
     return cache_dir() / "banks" / f"{digest[:32]}.bank"

@@ -130,17 +130,43 @@ class Ingest:
         return self._known[namespace]
 
     def _commit(self) -> None:
+        """Encode and store what is pending, unless another writer of the same documents has done so."""
+        self._drop(self._stored())
         if not self._pending:
             return
         numbers = self._bank.reserve(len(self._pending))
         passages = [replace(p, number=number) for p, number in zip(self._pending, numbers, strict=True)]
         chunks = self._encoder.encode(passages, on_batch=self._count)
+        self._passages += len(passages)
+        stored = self._stored()
+        if stored == self._sources.keys():
+            self._drop(stored)
+            return
+        self._bank.commit(passages, chunks, replaces=self._sources, sources=self._sources)
         changed = [key for key in self._sources if key[1] in self._known_in(key[0])]
-        self._bank.commit(passages, chunks, replaces=changed, sources=self._sources)
         self._updated += len(changed)
         self._added += len(self._sources) - len(changed)
-        self._passages += len(passages)
         self._pending, self._sources = [], {}
+        self._report()
+
+    def _stored(self) -> set[Key]:
+        """Pending documents that are in the bank by now as they are here."""
+        stored: set[Key] = set()
+        for namespace in {namespace for namespace, _ in self._sources}:
+            ids = [id_ for own, id_ in self._sources if own == namespace]
+            known = self._bank.known(namespace, ids=ids)
+            stored |= {
+                (namespace, id_) for id_ in ids if known.get(id_) == self._sources[namespace, id_].sha256
+            }
+        return stored
+
+    def _drop(self, stored: set[Key]) -> None:
+        """Take documents that need not be stored out of what is pending."""
+        if not stored:
+            return
+        self._unchanged += len(stored)
+        self._sources = {key: source for key, source in self._sources.items() if key not in stored}
+        self._pending = [p for p in self._pending if (p.namespace, p.document_id) not in stored]
         self._report()
 
     def _count(self, tokens: int) -> None:

@@ -17,6 +17,7 @@ from memsparse.errors import (
     BankMismatchError,
     BankNotFoundError,
     DocumentError,
+    InputError,
     ShapeError,
 )
 from tests.bank.builders import (
@@ -307,11 +308,23 @@ def test_remove_is_all_or_nothing(bank):
     assert [info.id for info in bank.documents()] == ["doc1"]
     with pytest.raises(DocumentError, match="doc0"):
         bank.remove(["doc0"])
+    assert bank.remove(["doc0", "never"], missing_ok=True) == 0
+    assert bank.version == 2
     with pytest.raises(DocumentError, match="doc0"):
         bank.document_text("doc0")
     assert bank.passages([0])[0].document_id == "doc0"
     with pytest.raises(BankError, match="has no passage 9"):
         bank.passages([0, 9])
+
+
+def test_names_that_are_no_text_are_refused_in_words(bank):
+    for ask in (
+        bank.known,
+        lambda name: bank.documents(namespace=name),
+        lambda name: bank.reader(namespace=name),
+    ):
+        with pytest.raises(InputError, match="lone surrogate"):
+            ask("x\udce9")
 
 
 def test_the_same_id_lives_once_in_each_namespace(bank):

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from memsparse.bank import Bank
 from memsparse.engine.engine import EngineConfig, MemoryEngine, Progress
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.request import NOTHING_READ
 from memsparse.errors import (
     BankError,
+    BankExistsError,
     BankMismatchError,
     BankNotFoundError,
     ConfigError,
@@ -316,6 +318,25 @@ def test_opening(loaded: LoadedModel, tmp_path: Path) -> None:
         MemoryEngine.open(tmp_path / "b", tiny_model(seed=3))
     with pytest.raises(BankMismatchError, match="chunk_size 4"):
         MemoryEngine.open(tmp_path / "b", tiny_model(chunk_size=8))
+
+
+def test_a_bank_that_another_process_creates_meanwhile_is_opened(
+    engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, late = Bank.open, [BankNotFoundError("no bank yet")]
+
+    def open_late(*arguments: Any, **options: Any) -> Bank:
+        if late:
+            raise late.pop()
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Bank, "open", open_late)
+    with MemoryEngine.open(engine.bank.path, engine.model) as other:
+        assert len(other.bank.documents()) == len(engine.bank.documents())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    with pytest.raises(BankExistsError, match=r"holds thesis\.txt"):
+        MemoryEngine.open(tmp_path / "full", engine.model)
 
 
 def test_read_only_answers_and_refuses_to_write(engine: MemoryEngine) -> None:

@@ -1,8 +1,12 @@
+import io
+import sys
 from pathlib import Path
 
 import pytest
 
+from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.folder import folder_bank, open_folder
+from memsparse.engine.ingest import AddReport
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
 from memsparse.errors import DocumentError, InputError
 from memsparse.sources import Skipped
@@ -62,6 +66,20 @@ def test_a_bank_belongs_to_its_paths_and_its_model(
     assert all(place.parent == cache / "banks" for place in places)
     monkeypatch.chdir(tmp_path)
     assert folder_bank(["library"], own) == folder_bank(["./library/../library/"], own) == places[0]
+
+
+def test_two_pipes_never_share_a_bank(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipe(text: str) -> tuple[MemoryEngine, AddReport]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        return open_folder(["-"], loaded, on_skip=pytest.fail)
+
+    (first, _), (second, _) = pipe("The kestrel is here."), pipe("The heron is here.")
+    with first, second:
+        assert [hit.citation.text for hit in first.search("Who?")] == ["The kestrel is here."]
+        assert [hit.citation.text for hit in second.search("Who?")] == ["The heron is here."]
+    again, report = pipe("The kestrel is here.")
+    again.close()
+    assert (report.added, report.unchanged) == (0, 1)
 
 
 def test_errors_leave_nothing_open(library: Path, loaded: LoadedModel, tmp_path: Path) -> None:

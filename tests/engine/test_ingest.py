@@ -138,6 +138,32 @@ def test_progress_rises_to_the_total(bank: Bank, loaded: LoadedModel) -> None:
     assert (told[-1].documents, told[-1].total) == (5, None)
 
 
+@pytest.mark.parametrize("during", ["reading", "encoding"])
+@pytest.mark.parametrize("theirs", [2, 6])
+def test_another_writer_of_the_same_documents_is_no_error(
+    bank: Bank, loaded: LoadedModel, during: str, theirs: int
+) -> None:
+    """Both start from an empty bank; the other one stores its documents while this one is at work."""
+    met: list[AddReport] = []
+
+    def meet(*_: Any) -> None:
+        if not met:
+            met.append(add(bank, loaded, documents(theirs)))
+
+    def given() -> Iterator[Document]:
+        yield from documents(6)
+        if during == "reading":
+            meet()
+
+    report = add(bank, loaded, given(), told=meet if during == "encoding" else None)
+    assert counts(met[0]) == (theirs, 0, 0)
+    found = theirs if during == "reading" or theirs == 6 else 0
+    assert counts(report) == (6 - found, 0, found)
+    assert bank.version == (1 if theirs == 6 else 2)
+    assert sorted(bank.known()) == [document.id for document in documents(6)]
+    assert bank.verify() == []
+
+
 def test_nothing_to_add(bank: Bank, loaded: LoadedModel) -> None:
     assert counts(add(bank, loaded, [])) == (0, 0, 0)
     assert bank.version == 0
