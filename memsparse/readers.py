@@ -6,14 +6,12 @@ yields a `Skipped` for a line or row that cannot.
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import logging
 import re
 import sys
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from memsparse.errors import DocumentError
+from memsparse.json_lines import unpacked_lines
 from memsparse.types import Document
 
 _TITLE_LENGTH = 100
@@ -183,59 +182,15 @@ def _read_stdin(source: Source) -> Iterator[Document | Skipped]:
 
 def _read_json_lines(source: Source) -> Iterator[Document | Skipped]:
     with source.open() as stream:
-        yield from _json_documents(source, stream)
-
-
-def _read_json_lines_gz(source: Source) -> Iterator[Document | Skipped]:
-    with source.open() as stream, gzip.GzipFile(fileobj=stream) as lines:
-        yield from _json_documents(source, lines)
-
-
-def _read_json_lines_zst(source: Source) -> Iterator[Document | Skipped]:
-    with source.open() as stream:
-        yield from _json_documents(source, _split_lines(_unpack_zst(stream)))
-
-
-def _unpack_zst(stream: BinaryIO) -> Iterator[bytes]:
-    """Unpack frame after frame; unlike zstandard's own reader, notice a file that ends in mid-frame."""
-    try:
-        import zstandard
-    except ImportError:
-        raise DocumentError("needs the package zstandard; pip install 'memsparse[files]'") from None
-    decompressor = zstandard.ZstdDecompressor()
-    frame, complete = decompressor.decompressobj(), True
-    while packed := stream.read(1 << 16):
-        while packed:
-            try:
-                yield frame.decompress(packed)
-            except zstandard.ZstdError as error:
-                raise DocumentError(f"damaged Zstandard data: {error}") from None
-            packed, complete = frame.unused_data, frame.eof
-            if complete:
-                frame = decompressor.decompressobj()
-    if not complete:
-        raise DocumentError("damaged Zstandard data: the file ends too early")
-
-
-def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        yield from _json_documents(source, unpacked_lines(stream, source.shown))
 
 
 def _json_documents(source: Source, lines: Iterable[bytes]) -> Iterator[Document | Skipped]:
-    number = 0
-    try:
-        for number, line in enumerate(lines, start=1):
-            if number == 1:
-                _refuse_other_than_utf8(line)
-            if line.strip():
-                yield _json_document(source, line, number)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise DocumentError(f"damaged gzip data after line {number}") from None
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            _refuse_other_than_utf8(line)
+        if line.strip():
+            yield _json_document(source, line, number)
 
 
 def _refuse_other_than_utf8(line: bytes) -> None:
@@ -406,9 +361,7 @@ def _read_pdf(source: Source) -> Iterator[Document]:
 
 
 _READERS: Mapping[tuple[str, ...], Reader] = {
-    (".jsonl", ".ndjson"): _read_json_lines,
-    (".jsonl.gz", ".ndjson.gz"): _read_json_lines_gz,
-    (".jsonl.zst", ".ndjson.zst"): _read_json_lines_zst,
+    (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst"): _read_json_lines,
     (".csv", ".tsv"): _read_table,
     (".html", ".htm", ".xhtml"): _read_html,
     (".pdf",): _read_pdf,

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memsparse"
 
 LAYERS = (
     {"types", "errors", "config"},
-    {"text", "readers", "sources", "ops"},
+    {"text", "json_lines", "readers", "sources", "ops"},
     {"model"},
     {"bank"},
     {"engine"},

@@ -1,14 +1,11 @@
 """Real questions over real passages, cut to windows small enough for a small model."""
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from memsparse.errors import DocumentError
+from memsparse.json_lines import read_rows
 from memsparse.training.world import Question
 from memsparse.types import Document
 
@@ -26,9 +23,9 @@ class ReadingSet:
 
     def __init__(self, corpus: Path, queries: Path, *, window_words: int) -> None:
         self.window_words = window_words
-        self.passages = {row["id"]: row for row in read_json_lines(corpus, fields=("id", "text"))}
-        questions = read_json_lines(queries, fields=("question",))
-        self.questions = [row for row in questions if self._answerable(row)]
+        self.passages = {row["id"]: row for _, row in read_rows(corpus, fields=("id", "text"))}
+        questions = read_rows(queries, fields=("question",))
+        self.questions = [row for _, row in questions if self._answerable(row)]
         if not self.questions:
             raise DocumentError(
                 f"{queries}: no question has its answer in one passage of {corpus}; check the pair"
@@ -95,30 +92,3 @@ class ReadingSet:
         left = rng.randint(min(max(0, spare - len(after)), most), most)
         window = " ".join(before[len(before) - left :]) + inside + " ".join(after[: max(spare - left, 1)])
         return Document(id=passage["id"], title=passage.get("title", ""), text=window.strip())
-
-
-def read_json_lines(path: Path, *, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON Lines file, plain or gzipped.
-
-    Raises: DocumentError naming the file, and the line if one is no JSON object or lacks one of `fields`.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _row(line, f"{path}, line {number}", fields)
-    except (OSError, EOFError, zlib.error) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DocumentError(f"{path}: {told}; give a readable JSON Lines file") from error
-
-
-def _row(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DocumentError(f"{where}: not JSON ({error}); mend or remove the line") from error
-    if not isinstance(row, dict):
-        raise DocumentError(f"{where}: not a JSON object; mend or remove the line")
-    if missing := [name for name in fields if name not in row]:
-        raise DocumentError(f"{where}: lacks {', '.join(missing)}; mend or remove the line")
-    return row

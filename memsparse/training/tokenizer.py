@@ -6,8 +6,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from memsparse.json_lines import read_rows
 from memsparse.text import Template
-from memsparse.training.reading import read_json_lines
 from memsparse.training.world import generate_world
 
 PADDING = "<|endoftext|>"
@@ -74,7 +74,7 @@ def vocabulary_texts(
         ("corpus", passages, ("title", "text")),
         ("queries", 3 * passages, ("question",)),
     ):
-        for count, row in enumerate(read_json_lines(Path(reading[key]))):
+        for count, (_, row) in enumerate(read_rows(Path(reading[key]))):
             if count == limit:
                 break
             yield "\n".join(str(row.get(name, "")) for name in names)

@@ -1,12 +1,10 @@
-import gzip
-import json
 from collections import Counter
 from random import Random
 
 import pytest
 
 from memsparse.errors import DocumentError
-from memsparse.training.reading import ReadingSet, read_json_lines
+from memsparse.training.reading import ReadingSet
 from tests.training.builders import PASSAGES, write_reading
 
 TEXTS = {id_: text for id_, _, text in PASSAGES}
@@ -73,41 +71,6 @@ def test_passages_of_the_same_title_come_first_as_negatives(tmp_path):
 def test_equal_seeds_draw_equal_pools(tmp_path):
     reading = reading_set(tmp_path)
     assert reading.sample(Random(3), 4, 3) == reading.sample(Random(3), 4, 3)
-
-
-def test_plain_and_gzipped_rows_are_read_and_empty_lines_skipped(tmp_path):
-    text = '{"id": "a"}\n\n{"id": "é"}\n'
-    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
-    for name in ("a.jsonl", "a.jsonl.gz"):
-        assert [row["id"] for row in read_json_lines(tmp_path / name)] == ["a", "é"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"id": 1}\n{"id":', "line 2: not JSON"),
-        (b"[1]\n", "line 1: not a JSON object"),
-        (b'{"id": "\xff"}\n', "line 1: not JSON"),
-        (b'{"text": "x"}\n', "line 1: lacks id"),
-    ],
-)
-def test_a_bad_row_is_named_by_its_line(tmp_path, content, message):
-    (tmp_path / "bad.jsonl").write_bytes(content)
-    with pytest.raises(DocumentError, match=message):
-        list(read_json_lines(tmp_path / "bad.jsonl", fields=("id",)))
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-12], lambda data: b"no gzip", lambda data: data[:40] + b"xx" * 9]
-)
-def test_a_damaged_or_missing_file_is_named(tmp_path, damage):
-    rows = "\n".join(json.dumps({"id": str(Random(i).random())}) for i in range(50))
-    (tmp_path / "bad.jsonl.gz").write_bytes(damage(gzip.compress(rows.encode())))
-    with pytest.raises(DocumentError, match=r"bad\.jsonl\.gz"):
-        list(read_json_lines(tmp_path / "bad.jsonl.gz"))
-    with pytest.raises(DocumentError, match=r"none\.jsonl: No such file"):
-        list(read_json_lines(tmp_path / "none.jsonl"))
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
