@@ -68,6 +68,9 @@ class LayerRouting:
     layer: int
     numbers: tuple[int, ...]
     scores: tuple[float, ...]
+    chunks: tuple[int, ...] = ()
+    """Which chunk of each document matched best, counted from 0; of the documents the layer attended to,
+    which are fewer than `numbers` where more were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +128,8 @@ class MemoryKV:
     """(B, M) int64 index into the k columns of `documents`: whose chunk a slot holds; padding 0."""
     all_scores: Tensor | None = None
     """(B, N) float32, every document's score, where the reader keeps them."""
+    chunks: Tensor | None = None
+    """(B, k) int64, which chunk of each document matched best, where the reader tells; -1 for none."""
 
 
 class MemoryWriter(Protocol):

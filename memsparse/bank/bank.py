@@ -198,7 +198,7 @@ class Bank:
         return len(wanted)
 
     def documents(
-        self, *, namespace: str | None = None, limit: int | None = None, offset: int = 0
+        self, *, namespace: str | Sequence[str] | None = None, limit: int | None = None, offset: int = 0
     ) -> list[DocumentInfo]:
         """Documents in the order they were added, `limit` of them after the first `offset`."""
         if offset < 0 or (limit is not None and limit < 0):
@@ -242,7 +242,7 @@ class Bank:
         *,
         top_k: int = 16,
         rule: RoutingRule | None = None,
-        namespace: str | None = None,
+        namespace: str | Sequence[str] | None = None,
         version: int | None = None,
         now: float | None = None,
         cache_bytes: int = CACHE_BYTES,
@@ -252,7 +252,7 @@ class Bank:
         Args:
             top_k: documents per layer and request.
             rule: reductions of the model's router. None: the paper's, with the bank's score.
-            namespace: None reads all.
+            namespace: one, or several. None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.
             cache_bytes: for routing keys in memory; a larger bank is scored from its files.

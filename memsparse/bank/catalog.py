@@ -24,7 +24,7 @@ FILE = "catalog.sqlite3"
 _VISIBLE = """documents.added_in <= :version
     AND (documents.removed_in IS NULL OR documents.removed_in > :version)
     AND (documents.expires IS NULL OR documents.expires > :now)
-    AND (:namespace IS NULL OR documents.namespace = :namespace)"""
+    AND (:namespaces IS NULL OR documents.namespace IN (SELECT value FROM json_each(:namespaces)))"""
 
 
 class Catalog:
@@ -258,9 +258,10 @@ class Catalog:
     @contextmanager
     def _seen(self, view: View) -> Iterator[dict[str, object]]:
         """One read snapshot, and the view as SQL parameters."""
+        chosen = [view.namespace] if isinstance(view.namespace, str) else view.namespace
         with self._db.snapshot():
             yield {
-                "namespace": view.namespace,
+                "namespaces": None if chosen is None else json.dumps(list(chosen), ensure_ascii=False),
                 "version": self.version() if view.version is None else view.version,
                 "now": time.time() if view.now is None else view.now,
             }

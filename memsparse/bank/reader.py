@@ -5,7 +5,7 @@ B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, 
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.records import Layout
 from memsparse.bank.segments import SegmentFiles
 from memsparse.errors import BankMismatchError, ConfigError, ShapeError
-from memsparse.ops.routing import TILE, RoutingRule, document_scores, top_documents
+from memsparse.ops.routing import TILE, RoutingRule, chunk_scores, document_scores, top_documents
 from memsparse.types import MemoryKV, empty_memory
 
 CACHE_BYTES = 2 * 2**30
@@ -105,7 +105,8 @@ class BankReader:
             )
         scores_BN = self.scores(layer_idx, routing_q, query_mask)
         best, documents = top_documents(scores_BN, min(self.top_k, len(self)))
-        return self._gather(layer_idx, routing_q, documents, best, scores_BN)
+        gathered = self._gather(layer_idx, routing_q, documents, best, scores_BN)
+        return replace(gathered, chunks=self._best_chunks(layer_idx, routing_q, query_mask, documents))
 
     @torch.no_grad()
     def scores(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> Tensor:
@@ -133,6 +134,32 @@ class BankReader:
                 "pass one row per request"
             )
         return scores_BN.masked_fill(~self.allowed.to(scores_BN.device), float("-inf"))
+
+    def _best_chunks(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> Tensor:
+        """(B, k) which chunk of each document scores highest; the first of equal ones."""
+        best = torch.full_like(documents, -1, device="cpu")
+        for b, row in enumerate(documents.tolist()):
+            chosen = [
+                (column, *self._rows[document][1:]) for column, document in enumerate(row) if document >= 0
+            ]
+            if not chosen:
+                continue
+            keys = [
+                self._files.get(self._records[segment]).tensor(layer_idx, "routing_k")[
+                    offset : offset + count
+                ]
+                for _, segment, offset, count in chosen
+            ]
+            here = slice(b, b + 1)
+            scores = chunk_scores(
+                routing_q[here], torch.cat(keys).to(routing_q.device), query_mask[here], rule=self.rule
+            )
+            parts = scores[0].cpu().split([len(part) for part in keys])
+            for (column, *_), part in zip(chosen, parts, strict=True):
+                best[b, column] = int(part.argmax())
+        return best.to(documents.device)
 
     def _cut_blocks(self) -> Iterator[_Block]:
         """Cut the documents into runs of about BLOCK_CHUNKS chunks."""

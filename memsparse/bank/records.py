@@ -17,8 +17,8 @@ from memsparse.types import Passage
 class View:
     """Which documents a query sees."""
 
-    namespace: str | None = None
-    """None: all of them."""
+    namespace: str | Sequence[str] | None = None
+    """One, several, or None: all of them."""
     version: int | None = None
     """None: the latest."""
     now: float | None = None

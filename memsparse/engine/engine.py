@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from memsparse.bank import Bank, BankReader, Fingerprint
 from memsparse.engine.config import EngineConfig
@@ -25,13 +26,26 @@ from memsparse.engine.loading import LoadedModel, fingerprint, load_model
 from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, citation_of
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
+from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.routing import top_documents
 from memsparse.text import Prompt
-from memsparse.types import Answer, Citation, Document, Passage, Usage
+from memsparse.types import (
+    Answer,
+    Citation,
+    Document,
+    LayerRouting,
+    MemoryKV,
+    Passage,
+    Usage,
+    empty_memory,
+)
 
-__all__ = ["AddReport", "EngineConfig", "MemoryEngine", "Progress", "SearchHit"]
+__all__ = ["AddReport", "EngineConfig", "MemoryEngine", "Progress", "Routed", "SearchHit"]
 
 _VIEWS = 4
+
+Namespaces = str | Sequence[str] | None
+"""One namespace, several, or all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +55,16 @@ class SearchHit:
     citation: Citation
     score: float
     """Mean routing score over the memory layers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Routed:
+    """What the router makes of a query, best first."""
+
+    hits: tuple[SearchHit, ...]
+    """By the mean over the memory layers."""
+    layers: tuple[LayerRouting, ...]
+    """Layer by layer."""
 
 
 class MemoryEngine:
@@ -57,7 +81,9 @@ class MemoryEngine:
             dtype=bank.fingerprint.torch_dtype,
         )
         self._runner = ModelRunner(loaded)
-        self._views: OrderedDict[tuple[str | None, int], tuple[BankReader, float]] = OrderedDict()
+        self._views: OrderedDict[tuple[str | tuple[str, ...] | None, int], tuple[BankReader, float]] = (
+            OrderedDict()
+        )
         self._mutex = Lock()
 
     @classmethod
@@ -141,49 +167,84 @@ class MemoryEngine:
         return self.bank.remove(document_ids, namespace=namespace)
 
     def search(
-        self, query: str, *, limit: int = 16, namespace: str | None = None, version: int | None = None
+        self, query: str, *, limit: int = 16, namespace: Namespaces = None, version: int | None = None
     ) -> list[SearchHit]:
         """The passages the router finds for a query, best first; nothing is read or generated.
 
         Args:
-            namespace: None: all of them.
+            namespace: one, or several. None: all of them.
             version: an earlier version of the bank. None: the latest.
 
         Raises: InputError for an empty or overlong query; ConfigError for a limit below 1.
+        """
+        return list(self.route(query, limit=limit, namespace=namespace, version=version).hits)
+
+    def route(
+        self,
+        query: str,
+        *,
+        limit: int = 16,
+        namespace: Namespaces = None,
+        version: int | None = None,
+    ) -> Routed:
+        """`search`, with what every memory layer thinks: its own `limit` best passages.
+
+        Args, Raises: as `search`.
         """
         self._check_question(query, "query")
         if limit < 1:
             raise ConfigError(f"limit is {limit}; it must be at least 1")
         reader = self._reader(namespace, version)
         if not len(reader):
-            return []
+            return Routed(hits=(), layers=())
         ids, roles = self.model.prompts.question(query)
         prompt = Prompt(ids=ids, roles=roles, first_position=self._first_position())
-        scores, index = top_documents(
-            self._runner.prefill(prompt, reader).scores()[None], min(limit, len(reader))
-        )
+        session = self._runner.prefill(prompt, reader)
+        scores, index = top_documents(session.scores()[None], min(limit, len(reader)))
         numbers = reader.numbers[index[0][index[0] >= 0]].tolist()
-        return [
+        hits = tuple(
             SearchHit(citation=citation_of(passage), score=score)
             for passage, score in zip(self.bank.passages(numbers), scores[0].tolist(), strict=False)
-        ]
+        )
+        return Routed(hits=hits, layers=session.routed(reader.numbers, limit=limit))
 
-    def ask(self, question: str, *, namespace: str | None = None, version: int | None = None) -> Answer:
+    def ask(self, question: str, *, namespace: Namespaces = None, version: int | None = None) -> Answer:
         """Answer a question from the documents; see `stream`."""
-        *_, answer = self.stream(question, namespace=namespace, version=version)
-        if not isinstance(answer, Answer):
-            raise TypeError("a stream ends with its Answer")
-        return answer
+        return _last(self.stream(question, namespace=namespace, version=version))
+
+    def read(self, question: str, documents: Sequence[Document]) -> Answer:
+        """Answer from the texts of a few documents alone, without routing or memory: what `ask` is to beat.
+
+        The bank plays no part. Citations number the passages of the documents from 1.
+
+        Raises: InputError for an empty or overlong question, and where the model cannot take all the texts;
+        DocumentError for one without text.
+        """
+        self._check_question(question, "question")
+        split = [passage for document in documents for passage in self._encoder.split(document)]
+        passages = {number: replace(passage, number=number) for number, passage in enumerate(split, start=1)}
+        request = Request(
+            self._runner,
+            self.model.prompts,
+            self.model.config,
+            _NoMemory(self.model.config),
+            question,
+            replace(self.config, max_rounds=1),
+            passages=lambda numbers: {number: passages[number] for number in numbers if number in passages},
+            body=self._encoder.body,
+            given=list(passages),
+        )
+        return _last(request.run())
 
     def stream(
-        self, question: str, *, namespace: str | None = None, version: int | None = None
+        self, question: str, *, namespace: Namespaces = None, version: int | None = None
     ) -> Iterator[str | Answer]:
         """Yield the answer's text piece by piece, then the `Answer` with its citations and its whole trace.
 
         Without documents to read the answer is at once that there is none.
 
         Args:
-            namespace: None: all of them.
+            namespace: one, or several. None: all of them.
             version: an earlier version of the bank. None: the latest.
 
         Raises: InputError for an empty or overlong question; BankError for an unknown version.
@@ -236,9 +297,10 @@ class MemoryEngine:
     def _first_position(self) -> int:
         return len(self.model.prompts.head()) + self.model.config.top_k_documents
 
-    def _reader(self, namespace: str | None, version: int | None) -> BankReader:
+    def _reader(self, namespace: Namespaces, version: int | None) -> BankReader:
         """A reader of one version, kept with its routing keys until a document in it expires."""
         latest = self.bank.version
+        namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
         key = (namespace, latest if version is None else version)
         with self._mutex:
             reader, stale = self._views.get(key, (None, -inf))
@@ -262,7 +324,7 @@ class MemoryEngine:
             self._views.move_to_end(key)
             return reader
 
-    def _expiries(self, namespace: str | None) -> list[float]:
+    def _expiries(self, namespace: Namespaces) -> list[float]:
         return [info.expires for info in self.bank.documents(namespace=namespace) if info.expires is not None]
 
     def _passages(self, reader: BankReader, numbers: Sequence[int]) -> dict[int, Passage]:
@@ -270,6 +332,25 @@ class MemoryEngine:
         asked = torch.tensor(list(numbers), dtype=torch.long)
         visible = asked[torch.isin(asked, reader.numbers)].tolist()
         return dict(zip(visible, self.bank.passages(visible), strict=True))
+
+
+class _NoMemory:
+    """A reader over no documents."""
+
+    def __init__(self, config: MemSparseConfig) -> None:
+        self._config = config
+        self.numbers = torch.empty(0, dtype=torch.long)
+
+    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
+        kv_heads = self._config.num_key_value_heads or self._config.num_attention_heads
+        return empty_memory(len(routing_q), kv_heads, self._config.head_dim, like=routing_q)
+
+
+def _last(pieces: Iterator[str | Answer]) -> Answer:
+    *_, answer = pieces
+    if not isinstance(answer, Answer):
+        raise TypeError("a stream ends with its Answer")
+    return answer
 
 
 def _create_or_open(path: str | Path, own: Fingerprint) -> Bank:

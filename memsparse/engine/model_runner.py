@@ -15,6 +15,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
 from memsparse.errors import EngineError
 from memsparse.model.cache import MemSparseCache
+from memsparse.ops.routing import top_documents
 from memsparse.text import ROUTES, Prompt
 from memsparse.types import LayerRouting, MemoryKV, MemoryReader
 
@@ -52,17 +53,27 @@ class Session:
             )
         return torch.stack(scores).mean(0)
 
-    def routed(self, numbers: Tensor) -> tuple[LayerRouting, ...]:
-        """What every layer selected, by document number, best first."""
+    def routed(self, numbers: Tensor, *, limit: int | None = None) -> tuple[LayerRouting, ...]:
+        """What every layer selected, by document number, best first; or its `limit` best, selected or not.
+
+        Raises: EngineError if more are asked for than were selected of a reader that keeps no other scores.
+        """
         rows = []
         for layer, kv in self.routing.items():
-            chosen = kv.documents[0].cpu()
+            chosen, scores = kv.documents[0].cpu(), kv.scores[0].cpu()
+            chunks = () if kv.chunks is None else tuple(kv.chunks[0].cpu()[chosen >= 0].tolist())
+            if limit is not None:
+                if kv.all_scores is None:
+                    raise EngineError("the memory reader keeps no scores of all documents; ask for no limit")
+                best, index = top_documents(kv.all_scores, min(limit, kv.all_scores.shape[1]))
+                chosen, scores, chunks = index[0].cpu(), best[0].cpu(), chunks[:limit]
             real = chosen >= 0
             rows.append(
                 LayerRouting(
                     layer=layer,
                     numbers=tuple(numbers[chosen[real]].tolist()),
-                    scores=tuple(kv.scores[0].cpu()[real].tolist()),
+                    scores=tuple(scores[real].tolist()),
+                    chunks=chunks,
                 )
             )
         return tuple(rows)

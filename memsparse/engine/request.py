@@ -10,6 +10,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
 from memsparse.engine.model_runner import ModelRunner, NumberedReader, Session, sample
+from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.routing import top_documents
 from memsparse.text import PromptBuilder
@@ -36,11 +37,13 @@ class Request:
         *,
         passages: Passages,
         body: Callable[[Passage], str],
+        given: Sequence[int] = (),
     ) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             body: what the model reads of a passage.
+            given: numbers of passages to read at once, as if a first round had retrieved them.
         """
         self._runner = runner
         self._prompts = prompts
@@ -65,6 +68,7 @@ class Request:
         self._routings: list[tuple[LayerRouting, ...]] = []
         self._means: list[Tensor | None] = []
         self._starts: list[float] = []
+        self._given = given
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._route_seconds = 0.0
@@ -72,6 +76,11 @@ class Request:
     def run(self) -> Iterator[str | Answer]:
         """Yield the answer's text piece by piece, then the `Answer`; the pieces join to its text."""
         started = perf_counter()
+        if self._given:
+            self._starts.append(started)
+            self._routings.append(())
+            self._means.append(None)
+            self._machine.accept_documents(sorted(self._given))
         session = self._call()
         told = ""
         while True:
@@ -96,9 +105,17 @@ class Request:
         yield answer
 
     def _call(self) -> Session:
-        """Route and prefill what the protocol asks for."""
+        """Route and prefill what the protocol asks for.
+
+        Raises: InputError if that is more than the model takes.
+        """
         self._starts.append(perf_counter())
         prompt = self._machine.prompt()
+        longest = self._model.max_position_embeddings - prompt.first_position
+        if len(prompt.ids) > longest:
+            raise InputError(
+                f"what is to be read has {len(prompt.ids)} tokens, this model takes {longest}; give it less"
+            )
         self._prompt_tokens += len(prompt.ids)
         session = self._runner.prefill(prompt, self._reader)
         self._route_seconds += session.route_seconds

@@ -177,6 +177,17 @@ def _token_scores(routing_q: Tensor, routing_k: Tensor, rule: RoutingRule) -> Te
     return per_head.mean((0, 3)) if rule.head_reduce == "mean" else per_head.amax((0, 3))
 
 
+def chunk_scores(routing_q: Tensor, routing_k: Tensor, query_mask: Tensor, *, rule: RoutingRule) -> Tensor:
+    """Relevance of every chunk to every request, before documents are formed: (B, C) float32.
+
+    Shapes: as `document_scores` takes them.
+
+    Raises: ShapeError if sizes do not fit.
+    """
+    _check_routing(routing_q, routing_k, routing_k.new_zeros(len(routing_k)), query_mask)
+    return reduce_tokens(_token_scores(routing_q, routing_k, rule), query_mask, rule.query_reduce)
+
+
 def reduce_tokens(scores_BTC: Tensor, query_mask_BT: Tensor, how: QueryReduce) -> Tensor:
     """Reduce over the tokens that route: (B, C); -inf for a request without any."""
     routed = query_mask_BT.any(1, keepdim=True)

@@ -419,3 +419,12 @@ def test_half_precision_banks(tmp_path):
         bank.reserve(1)
         with pytest.raises(ShapeError, match=r"float32, the bank stores torch\.bfloat16"):
             bank.commit(make_passages([2]), make_chunks([1]))
+
+
+def test_a_reader_of_several_namespaces_sees_each_of_them_and_no_other(bank):
+    add(bank, [1, 1], namespace="one")
+    add(bank, [1], namespace="two")
+    add(bank, [1], namespace="three")
+    assert bank.reader(namespace=["one", "three"]).numbers.tolist() == [0, 1, 3]
+    assert len(bank.reader(namespace=[])) == 0
+    assert [info.namespace for info in bank.documents(namespace=("three", "two"))] == ["two", "three"]

@@ -60,6 +60,11 @@ def check(
         assert torch.equal(memory.v[b, :, :slots].transpose(0, 1), v.to(routing_q.dtype))
         assert not memory.k[b, :, slots:].any()
         assert memory.document_of_slot[b, :slots].tolist() == owner
+        for index, chunk in zip(best, memory.chunks[b].tolist(), strict=False):
+            keys = documents[index].routing_k[layer].double()
+            of_chunk = (routing_q[b, query_mask[b]].double() @ keys.T).amax(0)
+            torch.testing.assert_close(of_chunk[chunk], of_chunk.max(), atol=1e-5, rtol=1e-5)
+        assert memory.chunks[b, len(best) :].tolist() == [-1] * (memory.chunks.shape[1] - len(best))
     assert memory.mask.shape[2] == memory.k.shape[2] == int(memory.mask.sum(2).max())
     assert not memory.scores.requires_grad
 

@@ -186,6 +186,8 @@ def test_namespaces_do_not_see_each_other(engine: MemoryEngine) -> None:
         assert cited
         assert cited <= numbers
     assert set(scores(engine)) == set(range(6))
+    assert set(scores(engine, namespace=["other", "nowhere"])) == {3, 4, 5}
+    assert set(scores(engine, namespace=("other", "default"))) == set(range(6))
     assert engine.ask("x", namespace="nowhere").text == NOTHING_READ
 
 
@@ -221,6 +223,41 @@ def test_search_is_ordered_and_is_the_routing_of_the_first_round(engine: MemoryE
     assert hits == engine.search(QUESTIONS[1], limit=99)[:5]
     first = engine.ask(QUESTIONS[1]).rounds[0]
     assert hits[0].citation.number in first.numbers
+
+
+def test_a_route_tells_what_every_layer_thinks(engine: MemoryEngine) -> None:
+    engine.add(documents(12))
+    routed = engine.route(QUESTIONS[1], limit=7)
+    assert list(routed.hits) == engine.search(QUESTIONS[1], limit=7)
+    selected = engine.ask(QUESTIONS[1]).rounds[0].routing
+    for layer, chosen in zip(routed.layers, selected, strict=True):
+        assert layer.layer == chosen.layer
+        assert len(layer.numbers) == len(layer.scores) == 7
+        top = len(chosen.numbers)
+        assert layer.numbers[:top] == chosen.numbers
+        assert layer.chunks == chosen.chunks
+        assert len(layer.chunks) == top
+    everything = engine.route(QUESTIONS[1], limit=99).layers
+    means: dict[int, float] = {}
+    for layer in everything:
+        for number, score in zip(layer.numbers, layer.scores, strict=True):
+            means[number] = means.get(number, 0.0) + score / len(everything)
+    assert scores(engine, QUESTIONS[1]) == pytest.approx(means)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_given_texts_are_read_without_the_bank(loaded: LoadedModel, tmp_path: Path, mode: Any) -> None:
+    with MemoryEngine.open(tmp_path / "b", loaded, max_new_tokens=12, id_decoding=mode) as engine:
+        alone = engine.read(QUESTIONS[0], documents(3))
+        engine.add(documents(12))
+        answer = engine.read(QUESTIONS[0], documents(3))
+        assert trace(answer) == trace(alone)
+        assert answer.rounds[0].numbers == (1, 2, 3)
+        assert all(not layer.numbers for item in answer.rounds for layer in item.routing)
+        assert {citation.document_id for citation in answer.citations} <= {"d0", "d1", "d2"}
+        assert engine.read(QUESTIONS[0], []).citations == ()
+        with pytest.raises(InputError, match="tokens, this model takes"):
+            engine.read(QUESTIONS[0], [Document(id="long", text="a word " * 3000)])
 
 
 def test_parts_of_a_long_document_are_cited_with_their_span(loaded: LoadedModel, tmp_path: Path) -> None:

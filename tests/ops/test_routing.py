@@ -11,6 +11,7 @@ from memsparse.errors import ConfigError, InputError, ShapeError
 from memsparse.ops import reference, routing
 from memsparse.ops.routing import (
     RoutingRule,
+    chunk_scores,
     collapse_keys,
     collapse_queries,
     document_scores,
@@ -321,3 +322,13 @@ def test_bad_arguments_of_selection_are_refused() -> None:
         top_documents(torch.zeros(1, 3), -1)
     with pytest.raises(ShapeError, match=r"\(3,\)"):
         top_documents(torch.zeros(3), 1)
+
+
+def test_document_scores_are_the_best_of_the_chunk_scores():
+    q, k = torch.randn(2, 3, 8), torch.randn(6, 8)
+    documents, mask = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([[True, True, False], [True] * 3])
+    each = chunk_scores(q, k, mask, rule=RoutingRule())
+    whole = document_scores(q, k, documents, mask, rule=RoutingRule())
+    torch.testing.assert_close(torch.stack([c.amax(1) for c in each.split([2, 1, 3], dim=1)], 1), whole)
+    with pytest.raises(ShapeError):
+        chunk_scores(q, k[:, :6], mask, rule=RoutingRule())
