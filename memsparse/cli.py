@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from memsparse import __version__
 from memsparse.cli_bank import app as bank_app
+from memsparse.cli_eval import app as eval_app
 from memsparse.console import SkipNotes, note, progress, report_line, say, show_answer, show_json, show_rows
 from memsparse.errors import BankCorruptError, ConfigError, InputError
 from memsparse.options import (
@@ -24,8 +25,8 @@ from memsparse.options import (
     CommandGroup,
     Decoding,
     Docs,
-    DocsCommand,
     Layout,
+    ListCommand,
     Model,
     Namespace,
     Score,
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.add_typer(eval_app, name="eval")
 
 
 def main() -> None:
@@ -80,7 +82,7 @@ def _global_options(
 # --- asking -----------------------------------------------------------------------------------------------
 
 
-@app.command(cls=DocsCommand)
+@app.command(cls=ListCommand)
 def ask(
     question: Annotated[str, typer.Argument(help='The question. "-": read it from standard input.')],
     docs: Docs = None,
@@ -124,7 +126,7 @@ def ask(
         show_answer(answer, rounds=rounds)
 
 
-@app.command(cls=DocsCommand)
+@app.command(cls=ListCommand)
 def chat(
     docs: Docs = None,
     bank: Bank = None,

@@ -40,16 +40,18 @@ class CommandGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from error
 
 
-class DocsCommand(TyperCommand):
+class ListCommand(TyperCommand):
     """Takes `--docs a b` for `--docs a --docs b`: words behind a path that are paths too."""
+
+    listing = frozenset({"--docs", "--corpus", "--distractors", "--haystack"})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give every further path its own option."""
         spelt: list[str] = []
         for word in args:
-            listing = len(spelt) > 1 and spelt[-2] == "--docs"
-            if listing and not word.startswith("-") and os.path.exists(word):
-                spelt.append("--docs")
+            option = spelt[-2] if len(spelt) > 1 else ""
+            if option in self.listing and not word.startswith("-") and os.path.exists(word):
+                spelt.append(option)
             spelt.append(word)
         return super().parse_args(ctx, spelt)
 

@@ -1,6 +1,58 @@
-import pytest
+import math
+import re
+import string
 
-from memsparse.evaluation.metrics import exact_match, normalize_answer, precision_recall, token_f1
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memsparse.evaluation.metrics import (
+    all_at,
+    answer_tokens,
+    bootstrap,
+    contains_match,
+    degradation,
+    exact_match,
+    f1_score,
+    hit_at,
+    ndcg_at,
+    normalize_answer,
+    precision_recall,
+    recall_at,
+    reciprocal_rank,
+    token_f1,
+)
+
+# What SQuAD's evaluation does, one step at a time and with nothing shared.
+
+
+def squad_words(text: str) -> list[str]:
+    text = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", text, flags=re.UNICODE).split()
+
+
+def squad_f1(answer: str, gold: str) -> float:
+    left, right = squad_words(answer), squad_words(gold)
+    if not left or not right:
+        return float(left == right)
+    rest, same = list(right), 0
+    for word in left:
+        if word in rest:
+            rest.remove(word)
+            same += 1
+    precision, recall = same / len(left), same / len(right)
+    return 0.0 if same == 0 else 2 * precision * recall / (precision + recall)
+
+
+ENGLISH = st.text(alphabet="ab theTHE an.,-'\"!?019 \t", max_size=24)
+
+
+@given(ENGLISH, st.lists(ENGLISH, min_size=1, max_size=3))
+def test_english_answers_are_judged_as_squad_does(answer: str, gold: list[str]) -> None:
+    assert token_f1(answer, gold) == pytest.approx(max(squad_f1(answer, each) for each in gold))
+    assert exact_match(answer, gold) == any(squad_words(answer) == squad_words(each) for each in gold)
+    assert normalize_answer(answer) == " ".join(squad_words(answer))
 
 
 @pytest.mark.parametrize(
@@ -12,24 +64,117 @@ from memsparse.evaluation.metrics import exact_match, normalize_answer, precisio
         ("Theatre", "theatre"),
     ],
 )
-def test_normalisation_drops_case_articles_and_punctuation(text: str, normalized: str) -> None:
+def test_normalisation_drops_case_articles_and_punctuation(text, normalized):
     assert normalize_answer(text) == normalized
 
 
-def test_exact_match_accepts_any_of_the_answers() -> None:
+def test_exact_match_accepts_any_of_the_answers():
     assert exact_match("the 1,204 km", ["1204 km", "1204"])
     assert not exact_match("1204 miles", ["1204 km"])
     assert not exact_match("", ["x"])
+    assert not exact_match("x", [])
 
 
-def test_f1_counts_repeated_words_once_per_occurrence() -> None:
+def test_f1_counts_repeated_words_once_per_occurrence():
     assert token_f1("red red boat", ["red boat"]) == pytest.approx(0.8)
     assert token_f1("boat", ["ship", "red boat"]) == pytest.approx(2 / 3)
     assert token_f1("", ["ship"]) == 0
     assert token_f1("ship", []) == 0
 
 
-def test_precision_and_recall_of_documents() -> None:
+def test_chinese_counts_by_character():
+    assert answer_tokens("《红楼梦》 chapter 12。") == ["红", "楼", "梦", "chapter", "12"]
+    assert exact_match("“红楼梦”", ["红楼梦。"])
+    assert token_f1("红楼", ["红楼梦"]) == pytest.approx(0.8)
+    assert contains_match("答案是红楼梦吗", ["红楼梦"])
+    assert not contains_match("答案是红梦楼", ["红楼梦"])
+
+
+def test_wide_punctuation_stays_where_the_text_is_english_as_in_squad():
+    assert exact_match("it’s", ["it’s"])
+    assert not exact_match("its", ["it’s"])
+
+
+def test_contained_answers_are_whole_words_in_order():
+    assert contains_match("It was The Red Boat, they say", ["red boat"])
+    assert not contains_match("the boat was red", ["red boat"])
+    assert not contains_match("cathedral", ["cat"])
+    assert not contains_match("anything", [""])
+    assert contains_match("", []) is False
+
+
+def test_precision_and_recall_of_documents():
     assert precision_recall(["a", "b"], ["b", "c"]) == (0.5, 0.5)
     assert precision_recall([], ["b"]) == (0.0, 0.0)
     assert precision_recall(["a"], []) == (0.0, 1.0)
+    assert f1_score(0, 0) == 0
+    assert f1_score(1, 0.5) == pytest.approx(2 / 3)
+
+
+# Rankings: the twin sees the ranked list itself.
+
+
+@given(
+    st.permutations([f"d{i}" for i in range(9)]),
+    st.sets(st.sampled_from([f"d{i}" for i in range(12)]), min_size=1, max_size=5),
+    st.integers(1, 10),
+)
+def test_rankings_are_judged_as_their_definitions_say(order, positives, k):
+    places = {id_: place for place, id_ in enumerate(order, start=1)}
+    ranks = [places.get(id_) for id_ in sorted(positives)]
+    top = order[:k]
+    gains = [float(id_ in positives) for id_ in top]
+    ideal = sorted([1.0] * len(positives) + [0.0] * 9, reverse=True)[:k]
+    dcg, best = (sum(g / math.log2(i + 2) for i, g in enumerate(row)) for row in (gains, ideal))
+    assert hit_at(ranks, k) == float(bool(set(top) & positives))
+    assert recall_at(ranks, k) == pytest.approx(len(set(top) & positives) / len(positives))
+    assert all_at(ranks, k) == float(positives <= set(top))
+    assert ndcg_at(ranks, k) == pytest.approx(dcg / best)
+    assert reciprocal_rank(ranks, k) == next(
+        (1 / (i + 1) for i, id_ in enumerate(top) if id_ in positives), 0.0
+    )
+
+
+def test_without_positives_there_is_nothing_to_find():
+    assert hit_at([], 5) == recall_at([], 5) == all_at([], 5) == ndcg_at([], 5) == reciprocal_rank([], 5) == 0
+
+
+# Intervals
+
+
+def test_an_interval_holds_the_mean_and_repeats_with_its_seed():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    one = bootstrap(values, seed=4)
+    assert one == bootstrap(values, seed=4)
+    assert one != bootstrap(values, seed=5)
+    assert one.value == pytest.approx(0.625)
+    assert one.low is not None
+    assert one.high is not None
+    assert one.low < 0.625 < one.high
+    assert one.to_json() == {"value": one.value, "low": one.low, "high": one.high, "n": 8}
+
+
+def test_an_interval_is_about_as_wide_as_theory_says():
+    generator = np.random.default_rng(0)
+    one = bootstrap(generator.normal(5, 2, 400).tolist())
+    assert one.low is not None
+    assert one.high is not None
+    assert one.high - one.low == pytest.approx(2 * 1.96 * 2 / math.sqrt(400), rel=0.15)
+
+
+def test_nothing_measured_and_one_thing_measured():
+    assert bootstrap([]).to_json() == {"value": None, "low": None, "high": None, "n": 0}
+    assert bootstrap([0.5]).to_json() == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 1}
+    assert degradation([], []).value is None
+    assert degradation([0.0, 0.0], [1.0, 0.0]).value is None
+
+
+def test_a_loss_is_relative_and_pairs_questions():
+    lost = degradation([1.0, 1.0, 0.0, 1.0] * 20, [1.0, 0.0, 0.0, 1.0] * 20)
+    assert lost.value == pytest.approx(1 / 3)
+    assert lost.low is not None
+    assert lost.high is not None
+    assert lost.low < 1 / 3 < lost.high
+    same = degradation([1.0, 0.0] * 9, [1.0, 0.0] * 9)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert degradation([0.5] * 4, [1.0] * 4).value == -1

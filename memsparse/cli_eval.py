@@ -1,0 +1,262 @@
+"""`memsparse eval ...`: measure a model, and its peers on the same inputs in the same run."""
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memsparse.cli_measure import (
+    beside,
+    conduct,
+    describe_files,
+    describe_inputs,
+    groups,
+    growing_stream,
+    open_baselines,
+    open_inputs,
+    open_judge,
+    read_conditions,
+    remove,
+    token_counter,
+)
+from memsparse.console import note, progress, say
+from memsparse.options import CommandGroup, Decoding, ListCommand, Model
+
+if TYPE_CHECKING:
+    from memsparse.evaluation.results import RecordFile
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Measure retrieval, answers, needles and scaling, beside baselines.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Corpus = Annotated[
+    list[Path],
+    typer.Option("--corpus", metavar="PATH...", help="Documents: JSON Lines, or any files and folders."),
+]
+Queries = Annotated[Path, typer.Option("--queries", metavar="FILE", help="Questions, JSON Lines.")]
+Baselines = Annotated[
+    str, typer.Option("--baseline", metavar="A,B...", help="Peers to measure too: bm25, minilm, ...")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Questions, at most; drawn by the seed.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every draw and of the intervals.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", metavar="FIELD=VALUE", help="Only questions with this field.")
+]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="FIELD", help="Figures for each value of this field as well.")
+]
+Out = Annotated[
+    str | None,
+    typer.Option("--json", metavar="OUT", help='Result file, .gz to pack it; "-": standard output.'),
+]
+Read = Annotated[int, typer.Option("--read", min=1, help="Documents a baseline reads to answer.")]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge-model", metavar="NAME", help="Let a model mark the answers 0 to 5.")
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option("--judge-url", metavar="URL", help="OpenAI-compatible endpoint; key in OPENAI_API_KEY."),
+]
+
+
+@app.command(cls=ListCommand)
+def retrieval(
+    corpus: Corpus,
+    queries: Queries,
+    model: Model = None,
+    baseline: Baselines = "",
+    limit: Limit = None,
+    seed: Seed = 0,
+    where: Where = None,
+    by: By = None,
+    out: Out = None,
+) -> None:
+    """Rank the documents of a corpus for each question."""
+    from memsparse.evaluation.retrieval import run_retrieval, summarise_layers, summarise_retrieval
+
+    with open_inputs(corpus, queries, model, baseline, limit, seed, where) as inputs:
+
+        def measure(records: "RecordFile") -> None:
+            systems = inputs.systems("retrieve", records)
+            with progress("questions") as show:
+                run_retrieval(systems, inputs.questions, records, on_progress=show)
+
+        def summarise(records: "RecordFile") -> dict[str, Any]:
+            rows = records.records
+            return {
+                "systems": summarise_retrieval(rows, seed=seed),
+                "layers": summarise_layers(rows, seed=seed),
+                **groups(rows, by, partial(summarise_retrieval, seed=seed)),
+            }
+
+        conduct("retrieval", out, inputs.settings, ("system", "id"), measure, summarise, inputs.facts)
+
+
+@app.command(cls=ListCommand)
+def qa(
+    corpus: Corpus,
+    queries: Queries,
+    model: Model = None,
+    baseline: Baselines = "",
+    limit: Limit = None,
+    seed: Seed = 0,
+    where: Where = None,
+    by: By = None,
+    out: Out = None,
+    id_decoding: Decoding = None,
+    read: Read = 4,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+) -> None:
+    """Answer each question from a corpus."""
+    from memsparse.evaluation.qa import run_qa, summarise_qa
+
+    judge = open_judge(judge_model, judge_url)
+    engine = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+    with open_inputs(
+        corpus, queries, model, baseline, limit, seed, where, read=read, engine=engine
+    ) as inputs:
+        settings = {**inputs.settings, "read": read, "judge": judge_model, **engine}
+
+        def measure(records: "RecordFile") -> None:
+            systems = inputs.systems("answer", records)
+            with progress("questions") as show:
+                run_qa(systems, inputs.questions, records, judge=judge, on_progress=show)
+
+        def summarise(records: "RecordFile") -> dict[str, Any]:
+            from memsparse.evaluation.judge import agreement
+
+            rows = records.records
+            result = {
+                "systems": summarise_qa(rows, seed=seed),
+                **groups(rows, by, partial(summarise_qa, seed=seed)),
+            }
+            if judge is not None:
+                result["judge"] = agreement(row["judge"] for row in rows if "judge" in row)
+            return result
+
+        conduct("qa", out, settings, ("system", "id"), measure, summarise, inputs.facts)
+
+
+@app.command(cls=ListCommand)
+def scaling(
+    corpus: Corpus,
+    queries: Queries,
+    rungs: Annotated[
+        str, typer.Option("--rungs", metavar="A,B...", help="Tokens of the bank, K and M as 1024s.")
+    ] = "16K,64K,256K,1M",
+    distractors: Annotated[
+        list[Path] | None,
+        typer.Option("--distractors", metavar="PATH...", help="What banks are filled with after the corpus."),
+    ] = None,
+    generated: Annotated[
+        bool, typer.Option(help="Go on with documents of invented worlds when all else is used up.")
+    ] = True,
+    answers: Annotated[bool, typer.Option(help="Ask for answers too, not for rankings alone.")] = True,
+    peer_limit: Annotated[
+        str | None,
+        typer.Option("--peer-limit", metavar="TOKENS", help="Leave baselines out above this size."),
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option("--bank", metavar="DIR", help="Keep the growing bank here.")
+    ] = None,
+    model: Model = None,
+    baseline: Baselines = "",
+    limit: Limit = None,
+    seed: Seed = 0,
+    where: Where = None,
+    out: Out = None,
+) -> None:
+    """Ask the same questions of a growing bank."""
+    from memsparse.engine.engine import MemoryEngine
+    from memsparse.engine.loading import load_model
+    from memsparse.evaluation.questions import load_corpus, load_questions
+    from memsparse.evaluation.scaling import choose_questions, parse_tokens, run_scaling, summarise_scaling
+
+    sizes = parse_tokens(rungs)
+    most = None if peer_limit is None else parse_tokens(peer_limit)[0]
+    documents = load_corpus(corpus)
+    asked = load_questions(
+        queries, known={document.id for document in documents}, where=read_conditions(where)
+    )
+    loaded = load_model(model)
+    first, questions = choose_questions(
+        documents, asked, tokens=sizes[0], count=token_counter(loaded), limit=limit, seed=seed
+    )
+    settings = {
+        **describe_inputs(corpus, queries, loaded, limit, seed, where),
+        "rungs": sizes,
+        "distractors": describe_files(distractors or []),
+        "generated": generated,
+        "answers": answers,
+    }
+    with ExitStack() as stack:
+        place = bank or (beside(out, ".bank") if out and out != "-" else None)
+        folder = place or Path(stack.enter_context(TemporaryDirectory())) / "scaling.bank"
+        engine = stack.enter_context(MemoryEngine.open(folder, loaded, segment_documents=2048))
+        peers = open_baselines(baseline, engine, "retrieve")
+
+        def measure(records: "RecordFile") -> None:
+            stream = growing_stream(documents, distractors or [], generated, seed)
+            with progress("scaling") as show:
+                run_scaling(
+                    engine,
+                    peers,
+                    first,
+                    questions,
+                    stream,
+                    sizes,
+                    records,
+                    answers=answers,
+                    peer_limit=most,
+                    on_progress=show,
+                    on_note=note,
+                )
+
+        def summarise(records: "RecordFile") -> dict[str, Any]:
+            return summarise_scaling(records.records, records.marks, sizes, seed=seed)
+
+        stats = engine.bank.stats
+        conduct(
+            "scaling",
+            out,
+            settings,
+            ("rung", "kind", "system", "id"),
+            measure,
+            summarise,
+            lambda: {"documents": stats().documents, "tokens": stats().tokens},
+        )
+        if place is not None and bank is None:
+            stack.callback(remove, folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of result files.", show_default=False)
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Page to write; DIR/report.html without it.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="The same as Markdown; DIR/report.md.")
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None, typer.Option("--corpus", metavar="PATH", help="Show titles and texts from here.")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=0, help="Questions shown one by one, for each file.")] = 200,
+) -> None:
+    """Write one page of tables, plots and single questions from a folder of results."""
+    from memsparse.evaluation.report import write_report
+
+    page, text = html or folder / "report.html", markdown or folder / "report.md"
+    for line in write_report(folder, page, text, corpus=corpus, questions=questions):
+        note(line)
+    say(str(page))

@@ -1,0 +1,344 @@
+"""One evaluation from the command line: its inputs, its records on disk, its table on the screen."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memsparse.console import note, progress, say, show_json, show_rows
+from memsparse.errors import ConfigError, MemSparseError
+
+if TYPE_CHECKING:
+    from memsparse.engine.engine import MemoryEngine
+    from memsparse.engine.loading import LoadedModel
+    from memsparse.evaluation.judge import Judge
+    from memsparse.evaluation.questions import Question
+    from memsparse.evaluation.results import Record, RecordFile
+    from memsparse.evaluation.systems import System
+    from memsparse.types import Document
+
+
+class Inputs:
+    """A corpus in a bank, its questions, and who is asked."""
+
+    def __init__(
+        self,
+        engine: "MemoryEngine",
+        documents: "Sequence[Document]",
+        questions: "Sequence[Question]",
+        peers: str,
+        read: int,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.engine = engine
+        self.documents = documents
+        self.questions = questions
+        self.settings = settings
+        self._peers = peers
+        self._read = read
+
+    def facts(self) -> dict[str, Any]:
+        """How large the corpus is."""
+        return {"documents": len(self.documents), "tokens": self.engine.bank.stats().tokens}
+
+    def systems(self, ability: str, records: "RecordFile") -> "list[System]":
+        """The model and the baselines; those that are asked anything have the documents."""
+        from memsparse.evaluation.model_system import ModelSystem
+
+        peers = open_baselines(self._peers, self.engine, ability, read=self._read)
+        for peer in peers:
+            if any({"system": peer.name, "id": question.id} not in records for question in self.questions):
+                with progress(peer.name) as show:
+                    peer.add(self.documents, show)
+        return [ModelSystem(self.engine), *peers]
+
+
+@contextmanager
+def open_inputs(
+    corpus: list[Path],
+    queries: Path,
+    model: str | None,
+    baseline: str,
+    limit: int | None,
+    seed: int,
+    where: list[str] | None,
+    *,
+    read: int = 4,
+    engine: Mapping[str, Any] | None = None,
+) -> Iterator[Inputs]:
+    """Read and check everything, then encode what is new of the corpus, in a bank of the cache.
+
+    Args:
+        read: documents a baseline reads to answer.
+        engine: single fields of `EngineConfig`.
+    """
+    from memsparse.engine.folder import open_folder
+    from memsparse.engine.loading import load_model
+    from memsparse.evaluation.questions import load_corpus, load_questions
+
+    documents = load_corpus(corpus)
+    questions = load_questions(
+        queries,
+        known={document.id for document in documents},
+        limit=limit,
+        seed=seed,
+        where=read_conditions(where),
+    )
+    loaded = load_model(model)
+    with progress("encoding") as show:
+        opened, added = open_folder(
+            corpus,
+            loaded,
+            strict=True,
+            on_skip=lambda item: None,
+            on_progress=lambda state: show(state.documents, state.total),
+            **(engine or {}),
+        )
+    if added.tokens:
+        note(f"{added.tokens} tokens encoded in {added.seconds:.1f} s", dim=True)
+    settings = describe_inputs(corpus, queries, loaded, limit, seed, where)
+    with opened:
+        yield Inputs(opened, documents, questions, baseline, read, settings)
+
+
+def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: int = 4) -> "list[System]":
+    """Make the baselines a comma-separated list names.
+
+    Raises: ConfigError for an unknown one, or one without the method `ability`.
+    """
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed:
+        return []
+    from memsparse.evaluation.baselines import make_baselines
+    from memsparse.evaluation.systems import Setup
+
+    peers = make_baselines(listed, Setup(engine=engine, read=read))
+    for peer in peers:
+        if not hasattr(peer, ability):
+            raise ConfigError(f"baseline {peer.name!r} cannot {ability}; leave it out here")
+    return peers
+
+
+def open_judge(model: str | None, url: str | None) -> "Judge | None":
+    """The judge the options name, if they do."""
+    if model is None:
+        if url is not None:
+            raise ConfigError(f"--judge-url is {url!r} but no model is named; add --judge-model NAME")
+        return None
+    from memsparse.evaluation.judge import Judge
+
+    return Judge(model=model, base_url=url)
+
+
+def describe_inputs(
+    corpus: Sequence[Path],
+    queries: Path,
+    loaded: "LoadedModel",
+    limit: int | None,
+    seed: int,
+    where: list[str] | None,
+) -> dict[str, Any]:
+    """What records depend on, as JSON values."""
+    return {
+        "corpus": describe_files(corpus),
+        "queries": describe_files([queries]),
+        "model": _model_facts(loaded),
+        "limit": limit,
+        "seed": seed,
+        "where": read_conditions(where),
+    }
+
+
+def _model_facts(loaded: "LoadedModel") -> dict[str, Any]:
+    from memsparse.engine.loading import fingerprint
+
+    return {"name": loaded.name, "weights": fingerprint(loaded).weights[:16]}
+
+
+def describe_files(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Names and digests: what tells one input from another."""
+    told = []
+    for path in paths:
+        entry = {"file": path.name}
+        if path.is_file():
+            with path.open("rb") as file:
+                entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        told.append(entry)
+    return told
+
+
+def read_conditions(conditions: list[str] | None) -> dict[str, str]:
+    """Read FIELD=VALUE words.
+
+    Raises: ConfigError for a word that is none.
+    """
+    pairs = [condition.partition("=") for condition in conditions or []]
+    for name, equals, value in pairs:
+        if not name or not equals:
+            raise ConfigError(f"--where is {name + equals + value!r}; write FIELD=VALUE, such as split=val")
+    return {name: value for name, _, value in pairs}
+
+
+def token_counter(loaded: "LoadedModel") -> "Callable[[Document], int]":
+    """Counts the tokens of a document as it is encoded, parts of a long one aside."""
+    from memsparse.text import passage_text
+
+    return lambda document: len(loaded.prompts.document(9999, passage_text(document.title, document.text)))
+
+
+def growing_stream(
+    documents: "Sequence[Document]", distractors: Sequence[Path], generated: bool, seed: int
+) -> "Iterator[Document]":
+    """What a bank is filled with: the rest of the corpus, the distractors, then invented worlds."""
+    from memsparse.sources import read_documents
+    from memsparse.training.world import generate_world
+
+    yield from documents
+    yield from read_documents(distractors, strict=True, on_skip=lambda item: None)
+    number = 0
+    while generated:
+        yield from generate_world(seed * 1_000_003 + number, documents=512, questions=0).documents
+        number += 1
+
+
+def conduct(
+    kind: str,
+    out: str | None,
+    settings: Mapping[str, Any],
+    key: Sequence[str],
+    measure: "Callable[[RecordFile], None]",
+    summarise: "Callable[[RecordFile], dict[str, Any]]",
+    facts: Callable[[], dict[str, Any]],
+) -> None:
+    """Measure, keeping every record; write what there is even if it is cut short, and show the figures."""
+    from memsparse.evaluation.results import RecordFile, environment, missing
+
+    path = None if out in (None, "-") else Path(str(out))
+    records = RecordFile(path, {"kind": kind, **settings}, key=key)
+    if records.records:
+        note(f"going on after {len(records.records)} records in {records.path}")
+
+    def result() -> dict[str, Any]:
+        named = [entry["file"] for entry in settings.get("corpus", [])]
+        told = {
+            "kind": kind,
+            **environment(),
+            "seed": settings["seed"],
+            "settings": dict(settings),
+            "partial": False,
+            "corpus": {**facts(), "files": named},
+            **summarise(records),
+        }
+        failed = missing(records.records)
+        return {**told, "missing": failed} if failed else told
+
+    try:
+        measure(records)
+    except (KeyboardInterrupt, MemSparseError):
+        if path is not None and records.records:
+            records.write(path, result(), partial=True)
+            note(f"{len(records.records)} records are kept; the same command goes on from there")
+        raise
+    told = result()
+    if path is not None:
+        records.write(path, told, partial=False)
+    if out == "-":
+        show_json({**told, "records": records.records})
+    else:
+        _show(told)
+
+
+_SHOWN = (
+    ("hit@1", "hit@1"),
+    ("recall@1", "R@1"),
+    ("recall@5", "R@5"),
+    ("recall@16", "R@16"),
+    ("recall@100", "R@100"),
+    ("mrr@10", "MRR@10"),
+    ("ndcg@10", "nDCG@10"),
+    ("exact_match", "EM"),
+    ("f1", "F1"),
+    ("contains", "contains"),
+    ("citation_precision", "cited P"),
+    ("citation_recall", "cited R"),
+    ("refused", "refused"),
+    ("wrongly_refused", "wrongly"),
+    ("judge", "judge"),
+    ("tokens_per_question", "tokens"),
+    ("seconds_per_question", "seconds"),
+)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    for head, systems in _sections(result):
+        if head:
+            say(head, bold=True)
+        if result["kind"] == "needles":
+            cells = [(system, *pair) for system, metrics in systems.items() for pair in metrics.items()]
+            rows = [(system, name, _cell(name, value)) for system, name, value in cells if "@" in name]
+            show_rows(rows, ("system", "task", "score"))
+        else:
+            shown = [(name, title) for name, title in _SHOWN if any(_has(m, name) for m in systems.values())]
+            table = [
+                (system, *(_cell(name, metrics.get(name)) for name, _ in shown))
+                for system, metrics in systems.items()
+            ]
+            show_rows(table, ("system", *(title for _, title in shown)))
+    for system, entry in (result.get("missing") or {}).items():
+        note(f"{system} failed on {entry['n']} questions, first: {entry['first']}")
+
+
+def _sections(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What is shown as a table each: a heading, and systems with their metrics."""
+    for rung in result.get("rungs", []):
+        yield f"{rung['tokens']:,} tokens, {rung['documents']:,} documents", rung["systems"]
+    if "rungs" not in result:
+        yield "", result["systems"]
+    for value, systems in result.get("groups", {}).items():
+        yield f"{result['by']} = {value}", systems
+
+
+def _has(metrics: Mapping[str, Any], name: str) -> bool:
+    return name in metrics and metrics[name]["n"] > 0
+
+
+def _cell(name: str, estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    scale, digits = (
+        (1, 3) if name.startswith("seconds") else (1, 0) if name.startswith("tokens") else (100, 1)
+    )
+    if name == "judge":
+        scale, digits = 1, 2
+    value, low, high = (scale * float(estimate[bound]) for bound in ("value", "low", "high"))
+    return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def groups(
+    records: "Sequence[Record]", by: str | None, summarise: "Callable[[Sequence[Record]], dict[str, Any]]"
+) -> dict[str, Any]:
+    """Figures for each value of a field of the questions, as a part of the result.
+
+    Raises: ConfigError if no question has the field.
+    """
+    from memsparse.evaluation.results import by_group
+
+    if by is None:
+        return {}
+    found = by_group(records, by)
+    if records and not found:
+        raise ConfigError(f"no question has a field {by!r}; leave --by out, or name another field")
+    return {"by": by, "groups": {value: summarise(rows) for value, rows in sorted(found.items())}}
+
+
+def beside(out: str, suffix: str) -> Path:
+    """A path that goes with a result file."""
+    path = Path(out)
+    return path.with_name(path.name + suffix)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder a run needed."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""The measured model as a system: a memory engine, its routing and its answers by document id."""
+
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import Any
+
+from memsparse.engine.engine import MemoryEngine
+from memsparse.evaluation.questions import Question
+from memsparse.evaluation.systems import LayerRanking, OnProgress, Ranking, Reply
+from memsparse.types import Answer, Document, LayerRouting
+
+NAME = "memsparse"
+
+
+class ModelSystem:
+    """`MemoryEngine` as a `System`. Parts of a long document count as the document, at its best place."""
+
+    name = NAME
+
+    def __init__(self, engine: MemoryEngine, *, namespace: str | Sequence[str] | None = None) -> None:
+        self.engine = engine
+        self.namespace = namespace
+        self._ids: dict[int, str] = {}
+        self._version = -1
+
+    def add(self, documents: Sequence[Document], on_progress: OnProgress | None = None) -> None:
+        """Encode documents into the bank; those that are in it already are skipped."""
+        self.engine.add(
+            documents,
+            on_progress=None
+            if on_progress is None
+            else lambda state: on_progress(state.documents, state.total),
+        )
+
+    def retrieve(self, question: Question, limit: int) -> Ranking:
+        """Route the question once; documents by the mean score over the memory layers."""
+        began = perf_counter()
+        self._refresh()
+        wanted = min(limit, len(set(self._ids.values())))
+        asked = limit
+        while True:
+            routed = self.engine.route(question.text, limit=asked, namespace=self.namespace)
+            hits = _distinct((hit.citation.document_id, hit.score) for hit in routed.hits)
+            if len(hits) >= wanted or len(routed.hits) < asked:
+                break
+            asked *= 2  # parts of one document took several places
+        documents, scores = [id_ for id_, _ in hits[:limit]], [score for _, score in hits[:limit]]
+        seconds = perf_counter() - began
+        return Ranking(
+            documents=tuple(documents),
+            scores=tuple(scores),
+            seconds=seconds,
+            layers=tuple(self.layer_ranking(layer, limit) for layer in routed.layers),
+        )
+
+    def answer(self, question: Question) -> Reply:
+        """Ask the engine."""
+        return self.reply(self.engine.ask(question.text, namespace=self.namespace))
+
+    def reply(self, answer: Answer) -> Reply:
+        """An engine's answer, its numbers as document ids."""
+        self._refresh()
+        return Reply(
+            text=answer.text,
+            found=answer.found,
+            cited=tuple(dict.fromkeys(citation.document_id for citation in answer.citations)),
+            tokens=answer.usage.prompt_tokens + answer.usage.completion_tokens,
+            seconds=answer.usage.seconds,
+            rounds=tuple(
+                {
+                    "numbers": list(item.numbers),
+                    "documents": [self._ids.get(number, "") for number in item.numbers],
+                    "text": item.text,
+                    "seconds": item.seconds,
+                    "routing": [layer_record(self.layer_ranking(layer)) for layer in item.routing],
+                }
+                for item in answer.rounds
+            ),
+        )
+
+    def layer_ranking(self, layer: LayerRouting, limit: int | None = None) -> LayerRanking:
+        """A layer's routing by document id."""
+        kept: dict[str, tuple[float, int | None]] = {}
+        chunks = [*layer.chunks, *[None] * (len(layer.numbers) - len(layer.chunks))]
+        for number, score, chunk in zip(layer.numbers, layer.scores, chunks, strict=True):
+            kept.setdefault(self._ids.get(number, ""), (score, chunk))
+        rows = list(kept.items())[:limit]
+        return LayerRanking(
+            layer=layer.layer,
+            documents=tuple(id_ for id_, _ in rows),
+            scores=tuple(score for _, (score, _) in rows),
+            chunks=tuple(chunk for _, (_, chunk) in rows if chunk is not None),
+        )
+
+    def _refresh(self) -> None:
+        """Learn which document each number belongs to, when the bank has changed."""
+        version = self.engine.bank.version
+        if version == self._version:
+            return
+        for info in self.engine.bank.documents(namespace=self.namespace):
+            for number in info.numbers:
+                self._ids[number] = info.id
+        self._version = version
+
+
+def layer_record(layer: LayerRanking, *, shown: int = 16) -> dict[str, Any]:
+    """A layer's ranking as a record keeps it."""
+    return {
+        "layer": layer.layer,
+        "documents": list(layer.documents[:shown]),
+        "scores": [round(score, 5) for score in layer.scores[:shown]],
+        "chunks": list(layer.chunks[:shown]),
+    }
+
+
+def _distinct(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The first of each document, in order."""
+    kept: dict[str, float] = {}
+    for id_, score in pairs:
+        kept.setdefault(id_, score)
+    return list(kept.items())

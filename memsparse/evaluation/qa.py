@@ -1,0 +1,117 @@
+"""Answers: right words, right documents, and a refusal where there is nothing to find."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memsparse.errors import MemSparseError
+from memsparse.evaluation.judge import Judge
+from memsparse.evaluation.metrics import (
+    bootstrap,
+    contains_match,
+    exact_match,
+    f1_score,
+    precision_recall,
+    token_f1,
+)
+from memsparse.evaluation.questions import Question
+from memsparse.evaluation.results import Record, RecordFile, by_system
+from memsparse.evaluation.systems import Answerer, OnProgress, Reply, System
+
+
+def run_qa(
+    systems: Sequence[System],
+    questions: Sequence[Question],
+    records: RecordFile,
+    *,
+    judge: Judge | None = None,
+    on_progress: OnProgress | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Ask every question, system by system; what `records` holds is not asked again.
+
+    Args:
+        judge: gives each answer to an answerable question a mark too.
+        extra: further fields of every record.
+    """
+    answerers = [system for system in systems if isinstance(system, Answerer)]
+    asked = [question for question in questions if question.answers or not question.answerable]
+    done = 0
+    for system in answerers:
+        for question in asked:
+            head = {"system": system.name, "id": question.id, **(extra or {})}
+            if head not in records:
+                records.add({**head, **_measure(system, question, judge)})
+            done += 1
+            if on_progress:
+                on_progress(done, len(asked) * len(answerers))
+
+
+def _measure(system: Answerer, question: Question, judge: Judge | None) -> Record:
+    told: Record = {
+        "question": question.text,
+        "answers": list(question.answers),
+        "positive_ids": list(question.positive_ids),
+    }
+    if question.extra:
+        told["extra"] = dict(question.extra)
+    try:
+        reply = system.answer(question)
+    except MemSparseError as error:
+        return {**told, "error": str(error)}
+    record = {**told, **score_reply(reply, question)}
+    if judge is not None and question.answerable:
+        record["judge"] = judge.judge(question.text, question.answers, reply.text).to_json()
+    return record
+
+
+def score_reply(reply: Reply, question: Question) -> Record:
+    """The record of one reply. A declined answer is an answer without words."""
+    text = reply.text if reply.found else ""
+    precision, recall = precision_recall(reply.cited, question.positive_ids)
+    return {
+        "answer": reply.text,
+        "found": reply.found,
+        "cited": list(reply.cited),
+        "exact_match": float(exact_match(text, question.answers)),
+        "f1": token_f1(text, question.answers),
+        "contains": float(contains_match(text, question.answers)),
+        "citation_precision": precision,
+        "citation_recall": recall,
+        "citation_f1": f1_score(precision, recall),
+        "tokens": reply.tokens,
+        "seconds": round(reply.seconds, 6),
+        "rounds": [dict(item) for item in reply.rounds],
+    }
+
+
+def summarise_qa(records: Sequence[Record], *, seed: int) -> dict[str, dict[str, Any]]:
+    """Metrics of every system, with intervals over questions.
+
+    Answers and citations are judged on answerable questions, `refused` on the others.
+    """
+    return {name: _summary(rows, seed) for name, rows in by_system(records).items()}
+
+
+def _summary(rows: Sequence[Record], seed: int) -> dict[str, Any]:
+    answerable = [row for row in rows if row["positive_ids"]]
+    absent = [row for row in rows if not row["positive_ids"]]
+    marks = [row["judge"] for row in answerable if "judge" in row]
+    values: dict[str, list[float]] = {
+        name: [row[name] for row in answerable]
+        for name in (
+            "exact_match",
+            "f1",
+            "contains",
+            "citation_precision",
+            "citation_recall",
+            "citation_f1",
+        )
+    }
+    values["wrongly_refused"] = [float(not row["found"]) for row in answerable]
+    values["refused"] = [float(not row["found"]) for row in absent]
+    values["tokens_per_question"] = [float(row["tokens"]) for row in rows]
+    values["seconds_per_question"] = [row["seconds"] for row in rows]
+    if marks:
+        values["judge"] = [float(mark["score"]) for mark in marks if mark["score"] is not None]
+        values["judge_match"] = [float(mark["match"]) for mark in marks if mark["match"] is not None]
+    return {name: bootstrap(each, seed=seed).to_json() for name, each in values.items()}

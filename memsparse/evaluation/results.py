@@ -1,0 +1,236 @@
+"""Where figures go: records kept as they come, so that a run can be interrupted, and one JSON layout.
+
+{"kind", "command", "commit", "device", "versions", "seed", "settings", "partial", "corpus",
+ "systems": {NAME: {METRIC: {"value", "low", "high", "n"}}}, ..., "records": [...]}
+"""
+
+import gzip
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import memsparse
+from memsparse.errors import InputError
+
+Record = dict[str, Any]
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-transformers")
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on besides its settings: command, commit, device, versions."""
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *map(_quoted, sys.argv[1:])]),
+        "commit": _commit(),
+        "device": _device(),
+        "versions": {"memsparse": memsparse.__version__, "python": platform.python_version()}
+        | {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+class RecordFile:
+    """Records of a run, appended to OUT.partial one line each, and read back when the run goes on.
+
+    Raises: InputError if what is there belongs to a run with other settings, or is no such file.
+    """
+
+    def __init__(self, out: Path | None, settings: Mapping[str, Any], *, key: Sequence[str]) -> None:
+        """Open or continue.
+
+        Args:
+            out: the result file; None keeps nothing on disk.
+            settings: what the records depend on; JSON values.
+            key: fields that tell one record from another.
+        """
+        self.path = None if out is None else out.with_name(out.name + ".partial")
+        self.records: list[Record] = []
+        self.marks: dict[str, Any] = {}
+        """What else a run must remember to go on."""
+        self._key = tuple(key)
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._done: set[tuple[Any, ...]] = set()
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            self._read_back(self.path)
+        else:
+            self._append({"settings": self._settings})
+
+    def __contains__(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record with these key fields is there."""
+        return self._key_of(record) in self._done
+
+    def add(self, record: Record) -> None:
+        """Keep a record; it survives the process once this returns."""
+        self._append({"record": record})
+        self._take(record)
+
+    def mark(self, name: str, value: Any) -> None:
+        """Remember a JSON value by name."""
+        self._append({"mark": [name, value]})
+        self.marks[name] = value
+
+    def write(self, out: Path, result: Mapping[str, Any], *, partial: bool) -> None:
+        """Write the result with its records, whole or not at all; a finished run keeps nothing aside."""
+        write_result(out, {**result, "partial": partial, "records": self.records})
+        if not partial and self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _key_of(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(record[name] for name in self._key)
+
+    def _take(self, record: Record) -> None:
+        self.records.append(record)
+        self._done.add(self._key_of(record))
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _read_back(self, path: Path) -> None:
+        lines = path.read_bytes().split(b"\n")
+        whole = b"\n".join(lines[:-1])  # a process killed while it wrote leaves half a line
+        if lines[-1]:
+            path.write_bytes(whole + b"\n" if whole else b"")
+        try:
+            entries = [json.loads(line) for line in whole.splitlines()]
+            if not entries:
+                self._append({"settings": self._settings})
+                return
+            theirs = entries[0]["settings"]
+            differing = sorted(
+                name for name in {*theirs, *self._settings} if theirs.get(name) != self._settings.get(name)
+            )
+            if differing:
+                name = differing[0]
+                raise InputError(
+                    f"{path} belongs to a run with {name}={theirs.get(name)!r}, this one has "
+                    f"{self._settings.get(name)!r}; remove it, or choose another --json"
+                )
+            for entry in entries[1:]:
+                if "record" in entry:
+                    self._take(entry["record"])
+                else:
+                    name, value = entry["mark"]
+                    self.marks[name] = value
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is no file of an interrupted run; remove it") from error
+
+
+def write_result(out: Path, result: Mapping[str, Any]) -> None:
+    """Write a result file, gzipped if its name ends in .gz."""
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    data = text.encode("utf-8", "backslashreplace")
+    if out.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(out.name + ".writing")
+    aside.write_bytes(data)
+    os.replace(aside, out)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises: InputError for a file that is none.
+    """
+    try:
+        data = path.read_bytes()
+        result = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: no result file ({error}); give one that memsparse eval wrote") from error
+    if not isinstance(result, dict) or "kind" not in result or "records" not in result:
+        raise InputError(f"{path}: not in the layout of a result; give one that memsparse eval wrote")
+    return result
+
+
+def by_system(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records that hold a measurement, by system in the order they came; those of a failure are left out."""
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        rows = grouped.setdefault(record["system"], [])
+        if "error" not in record:
+            rows.append(record)
+    return grouped
+
+
+def by_group(records: Iterable[Record], field: str) -> dict[str, list[Record]]:
+    """Records by a field of their question's file, such as "type"; those without it are left out."""
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        value = record.get("extra", {}).get(field)
+        if value is not None:
+            grouped.setdefault(str(value), []).append(record)
+    return grouped
+
+
+def missing(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """How many questions each system failed on, and the first reason."""
+    failed: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if "error" in record:
+            entry = failed.setdefault(record["system"], {"n": 0, "first": record["error"]})
+            entry["n"] += 1
+    return failed
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    folder = Path(memsparse.__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(folder)]
+        inside = subprocess.run(
+            [*git, "ls-files", "__init__.py"], capture_output=True, text=True, check=False
+        )
+        if not inside.stdout.strip():  # installed: whatever repository lies around it is not ours
+            return f"memsparse {memsparse.__version__}"
+        done = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return f"memsparse {memsparse.__version__}"
+    return done.stdout.strip() or f"memsparse {memsparse.__version__}"
+
+
+def _device() -> str:
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        if kind is not None and kind.type == "cuda":
+            return torch.cuda.get_device_name()
+        return str(kind)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,123 @@
+"""Retrieval: where a system ranks the documents a question needs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from memsparse.errors import MemSparseError
+from memsparse.evaluation.metrics import (
+    all_at,
+    bootstrap,
+    hit_at,
+    ndcg_at,
+    recall_at,
+    reciprocal_rank,
+)
+from memsparse.evaluation.model_system import layer_record
+from memsparse.evaluation.questions import Question
+from memsparse.evaluation.results import Record, RecordFile, by_system
+from memsparse.evaluation.systems import OnProgress, Ranking, Retriever, System
+
+DEPTH = 100
+"""Documents ranked for each question."""
+SHOWN = 16
+"""Documents a record names."""
+
+Ranks = Sequence[int | None]
+
+METRICS: Mapping[str, Callable[[Ranks], float]] = {
+    "hit@1": partial(hit_at, k=1),
+    **{f"recall@{k}": partial(recall_at, k=k) for k in (1, 5, 10, 16, 100)},
+    **{f"all@{k}": partial(all_at, k=k) for k in (5, 10, 16)},
+    "mrr@10": partial(reciprocal_rank, k=10),
+    "ndcg@10": partial(ndcg_at, k=10),
+}
+
+
+def run_retrieval(
+    systems: Sequence[System],
+    questions: Sequence[Question],
+    records: RecordFile,
+    *,
+    on_progress: OnProgress | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Rank for every question that has positives, system by system; what `records` holds is not asked again.
+
+    Args:
+        extra: further fields of every record.
+    """
+    asked = [question for question in questions if question.positive_ids]
+    rankers = [system for system in systems if isinstance(system, Retriever)]
+    done = 0
+    for system in rankers:
+        for question in asked:
+            head = {"system": system.name, "id": question.id, **(extra or {})}
+            if head not in records:
+                records.add({**head, **_measure(system, question)})
+            done += 1
+            if on_progress:
+                on_progress(done, len(asked) * len(rankers))
+
+
+def _measure(system: Retriever, question: Question) -> Record:
+    told: Record = {"question": question.text, "positive_ids": list(question.positive_ids)}
+    if question.extra:
+        told["extra"] = dict(question.extra)
+    try:
+        ranking = system.retrieve(question, DEPTH)
+    except MemSparseError as error:
+        return {**told, "error": str(error)}
+    return {**told, **_ranking_record(ranking, question)}
+
+
+def _ranking_record(ranking: Ranking, question: Question) -> Record:
+    record: Record = {
+        "documents": list(ranking.documents[:SHOWN]),
+        "scores": [round(float(score), 5) for score in ranking.scores[:SHOWN]],
+        "ranks": ranks_of(question.positive_ids, ranking.documents),
+        "seconds": round(ranking.seconds, 6),
+    }
+    if ranking.layers:
+        record["layers"] = [
+            {**layer_record(layer, shown=SHOWN), "ranks": ranks_of(question.positive_ids, layer.documents)}
+            for layer in ranking.layers
+        ]
+    return record
+
+
+def ranks_of(positive_ids: Sequence[str], documents: Sequence[str]) -> list[int | None]:
+    """The rank of each positive, counted from 1; None where it is not among the first 100."""
+    places = {id_: rank for rank, id_ in enumerate(documents[:DEPTH], start=1)}
+    return [places.get(id_) for id_ in positive_ids]
+
+
+def summarise_retrieval(records: Sequence[Record], *, seed: int) -> dict[str, dict[str, Any]]:
+    """Metrics of every system, with intervals over questions."""
+    return {
+        name: {
+            **_metrics([row["ranks"] for row in rows], seed),
+            "seconds_per_question": bootstrap([row["seconds"] for row in rows], seed=seed).to_json(),
+        }
+        for name, rows in by_system(records).items()
+    }
+
+
+def summarise_layers(records: Sequence[Record], *, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Metrics of each memory layer on its own, of the systems that tell."""
+    layers: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, rows in by_system(records).items():
+        ranks: dict[str, list[Ranks]] = {}
+        for row in rows:
+            for layer in row.get("layers", []):
+                ranks.setdefault(str(layer["layer"]), []).append(layer["ranks"])
+        if ranks:
+            layers[name] = {layer: _metrics(each, seed) for layer, each in ranks.items()}
+    return layers
+
+
+def _metrics(ranks: Sequence[Ranks], seed: int) -> dict[str, Any]:
+    return {
+        metric: bootstrap([measure(each) for each in ranks], seed=seed).to_json()
+        for metric, measure in METRICS.items()
+    }
