@@ -278,14 +278,14 @@ def _show(result: Mapping[str, Any]) -> None:
         if result["kind"] == "needles":
             cells = [(system, *pair) for system, metrics in systems.items() for pair in metrics.items()]
             rows = [(system, name, _cell(name, value)) for system, name, value in cells if "@" in name]
-            show_rows(rows, ("system", "task", "score"))
+            show_rows(rows, ("system", "task", "score"), always_head=True)
         else:
             shown = [(name, title) for name, title in _SHOWN if any(_has(m, name) for m in systems.values())]
             table = [
                 (system, *(_cell(name, metrics.get(name)) for name, _ in shown))
                 for system, metrics in systems.items()
             ]
-            show_rows(table, ("system", *(title for _, title in shown)))
+            show_rows(table, ("system", *(title for _, title in shown)), always_head=True)
     for system, entry in (result.get("missing") or {}).items():
         note(f"{system} failed on {entry['n']} questions, first: {entry['first']}")
 

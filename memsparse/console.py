@@ -74,11 +74,14 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_rows(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Write a table: with headings and aligned on a terminal, separated by tabs elsewhere."""
+def show_rows(rows: Sequence[Sequence[object]], head: Sequence[str], *, always_head: bool = False) -> None:
+    """Write a table: with headings and aligned on a terminal, separated by tabs elsewhere.
+
+    `always_head` writes the headings elsewhere too, for tables whose columns differ from run to run.
+    """
     lines = [[printable(one_line(str(cell))) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for line in lines:
+        for line in [list(head)] * always_head + lines:
             say("\t".join(line))
         return
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]

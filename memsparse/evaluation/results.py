@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-import memsparse
+from memsparse import __version__
 from memsparse.errors import InputError
 
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *map(_quoted, sys.argv[1:])]),
         "commit": _commit(),
         "device": _device(),
-        "versions": {"memsparse": memsparse.__version__, "python": platform.python_version()}
+        "versions": {"memsparse": __version__, "python": platform.python_version()}
         | {name: found for name in _PACKAGES if (found := _version(name))},
     }
 
@@ -198,14 +198,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    folder = Path(memsparse.__file__).resolve().parent
+    folder = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(folder)]
         inside = subprocess.run(
-            [*git, "ls-files", "__init__.py"], capture_output=True, text=True, check=False
+            [*git, "ls-files", Path(__file__).name], capture_output=True, text=True, check=False
         )
         if not inside.stdout.strip():  # installed: whatever repository lies around it is not ours
-            return f"memsparse {memsparse.__version__}"
+            return f"memsparse {__version__}"
         done = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
             capture_output=True,
@@ -213,8 +213,8 @@ def _commit() -> str:
             check=False,
         )
     except OSError:
-        return f"memsparse {memsparse.__version__}"
-    return done.stdout.strip() or f"memsparse {memsparse.__version__}"
+        return f"memsparse {__version__}"
+    return done.stdout.strip() or f"memsparse {__version__}"
 
 
 def _device() -> str:
