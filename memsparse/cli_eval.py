@@ -56,7 +56,14 @@ Out = Annotated[
     str | None,
     typer.Option("--json", metavar="OUT", help='Result file, .gz to pack it; "-": standard output.'),
 ]
-Read = Annotated[int, typer.Option("--read", min=1, help="Documents a baseline reads to answer.")]
+Read = Annotated[
+    int | None,
+    typer.Option(
+        "--read",
+        min=1,
+        help="Documents a baseline reads to answer; without it 4, or 1 for a model that only quotes.",
+    ),
+]
 JudgeModel = Annotated[
     str | None, typer.Option("--judge-model", metavar="NAME", help="Let a model mark the answers 0 to 5.")
 ]
@@ -111,7 +118,7 @@ def qa(
     by: By = None,
     out: Out = None,
     id_decoding: Decoding = None,
-    read: Read = 4,
+    read: Read = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
 ) -> None:
@@ -123,7 +130,7 @@ def qa(
     with open_inputs(
         corpus, queries, model, baseline, limit, seed, where, read=read, engine=engine
     ) as inputs:
-        settings = {**inputs.settings, "read": read, "judge": judge_model, **engine}
+        settings = {**inputs.settings, "read": inputs.read, "judge": judge_model, **engine}
 
         def measure(records: "RecordFile") -> None:
             systems = inputs.systems("answer", records)

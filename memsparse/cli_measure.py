@@ -37,7 +37,7 @@ class Inputs:
         self.questions = questions
         self.settings = settings
         self._peers = peers
-        self._read = read
+        self.read = read
 
     def facts(self) -> dict[str, Any]:
         """How large the corpus is."""
@@ -47,7 +47,7 @@ class Inputs:
         """The model and the baselines; those that are asked anything have the documents."""
         from memsparse.evaluation.model_system import ModelSystem
 
-        peers = open_baselines(self._peers, self.engine, ability, read=self._read)
+        peers = open_baselines(self._peers, self.engine, ability, read=self.read)
         for peer in peers:
             if any({"system": peer.name, "id": question.id} not in records for question in self.questions):
                 with progress(peer.name) as show:
@@ -65,13 +65,14 @@ def open_inputs(
     seed: int,
     where: list[str] | None,
     *,
-    read: int = 4,
+    read: int | None = None,
     engine: Mapping[str, Any] | None = None,
 ) -> Iterator[Inputs]:
     """Read and check everything, then encode what is new of the corpus, in a bank of the cache.
 
     Args:
-        read: documents a baseline reads to answer.
+        read: documents a baseline reads to answer. None: 1 for a model that only quotes, which is lost among
+            several texts, else 4.
         engine: single fields of `EngineConfig`.
     """
     from memsparse.engine.folder import open_folder
@@ -100,7 +101,9 @@ def open_inputs(
         note(f"{added.tokens} tokens encoded in {added.seconds:.1f} s", dim=True)
     settings = describe_inputs(corpus, queries, loaded, limit, seed, where)
     with opened:
-        yield Inputs(opened, documents, questions, baseline, read, settings)
+        yield Inputs(
+            opened, documents, questions, baseline, read or (1 if loaded.config.extractive else 4), settings
+        )
 
 
 def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: int = 4) -> "list[System]":

