@@ -11,8 +11,10 @@ import typer
 from memsparse.cli_measure import (
     beside,
     conduct,
+    default_read,
     describe_files,
     describe_inputs,
+    describe_model,
     groups,
     growing_stream,
     open_baselines,
@@ -153,6 +155,91 @@ def qa(
 
 
 @app.command(cls=ListCommand)
+def needles(
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="A,B...", help="Tokens of the memory, K and M as 1024s.")
+    ] = "16K,64K,256K",
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="A,B...", help="niah_single_1, ...; without it all eight."),
+    ] = None,
+    haystack: Annotated[
+        list[Path] | None,
+        typer.Option("--haystack", metavar="PATH...", help="Texts to hide needles in; without it noise."),
+    ] = None,
+    depths: Annotated[int, typer.Option(min=1, help="Places a needle lies at, from first to last.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="Of each task at each depth.")] = 5,
+    document_tokens: Annotated[int, typer.Option(help="Tokens of a document of the haystack.")] = 72,
+    model: Model = None,
+    baseline: Baselines = "",
+    seed: Seed = 0,
+    out: Out = None,
+    id_decoding: Decoding = None,
+    read: Read = None,
+) -> None:
+    """Hide sentences in a memory of any length and ask for them: RULER's eight needle tasks."""
+    from memsparse.engine.loading import load_model
+    from memsparse.evaluation.needle_run import run_needles, summarise_needles
+    from memsparse.evaluation.needles import TASKS, NeedleConfig
+    from memsparse.evaluation.questions import load_corpus
+    from memsparse.evaluation.scaling import parse_tokens
+
+    named = TASKS if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
+    config = NeedleConfig(
+        tasks=named,
+        lengths=tuple(parse_tokens(lengths)),
+        depths=tuple(place / max(1, depths - 1) for place in range(depths)),
+        samples=samples,
+        seed=seed,
+        document_tokens=document_tokens,
+    )
+    texts = load_corpus(haystack) if haystack else None
+    loaded = load_model(model)
+    reads = read or default_read(loaded)
+    engine = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+    settings = {
+        "model": describe_model(loaded),
+        "haystack": describe_files(haystack or []),
+        "seed": seed,
+        "samples": samples,
+        "depths": list(config.depths),
+        "document_tokens": document_tokens,
+        "read": reads,
+        **engine,
+    }
+    with TemporaryDirectory(prefix="memsparse-") as folder:
+
+        def measure(records: "RecordFile") -> None:
+            with progress("needles") as show:
+                run_needles(
+                    loaded,
+                    config,
+                    texts,
+                    records,
+                    Path(folder),
+                    peers=lambda opened: open_baselines(baseline, opened, "retrieve", read=reads),
+                    read=reads,
+                    engine=engine,
+                    on_progress=show,
+                    on_note=note,
+                )
+
+        def facts(records: "RecordFile") -> dict[str, Any]:
+            made = records.marks.values()
+            return {name: sum(each[name] for each in made) for name in ("documents", "tokens")}
+
+        conduct(
+            "needles",
+            out,
+            settings,
+            ("tokens", "system", "id"),
+            measure,
+            partial(summarise_needles, seed=seed),
+            facts,
+        )
+
+
+@app.command(cls=ListCommand)
 def scaling(
     corpus: Corpus,
     queries: Queries,
@@ -238,7 +325,7 @@ def scaling(
             ("rung", "kind", "system", "id"),
             measure,
             summarise,
-            lambda: {"documents": stats().documents, "tokens": stats().tokens},
+            lambda records: {"documents": stats().documents, "tokens": stats().tokens},
         )
         if place is not None and bank is None:
             stack.callback(remove, folder)

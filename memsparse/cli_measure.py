@@ -39,7 +39,7 @@ class Inputs:
         self._peers = peers
         self.read = read
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, records: "RecordFile") -> dict[str, Any]:
         """How large the corpus is."""
         return {"documents": len(self.documents), "tokens": self.engine.bank.stats().tokens}
 
@@ -71,8 +71,7 @@ def open_inputs(
     """Read and check everything, then encode what is new of the corpus, in a bank of the cache.
 
     Args:
-        read: documents a baseline reads to answer. None: 1 for a model that only quotes, which is lost among
-            several texts, else 4.
+        read: documents a baseline reads to answer. None: as `default_read` says.
         engine: single fields of `EngineConfig`.
     """
     from memsparse.engine.folder import open_folder
@@ -101,9 +100,7 @@ def open_inputs(
         note(f"{added.tokens} tokens encoded in {added.seconds:.1f} s", dim=True)
     settings = describe_inputs(corpus, queries, loaded, limit, seed, where)
     with opened:
-        yield Inputs(
-            opened, documents, questions, baseline, read or (1 if loaded.config.extractive else 4), settings
-        )
+        yield Inputs(opened, documents, questions, baseline, read or default_read(loaded), settings)
 
 
 def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: int = 4) -> "list[System]":
@@ -122,6 +119,11 @@ def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: in
         if not hasattr(peer, ability):
             raise ConfigError(f"baseline {peer.name!r} cannot {ability}; leave it out here")
     return peers
+
+
+def default_read(loaded: "LoadedModel") -> int:
+    """Documents a baseline reads to answer: a model that only quotes is lost among several texts."""
+    return 1 if loaded.config.extractive else 4
 
 
 def open_judge(model: str | None, url: str | None) -> "Judge | None":
@@ -147,14 +149,15 @@ def describe_inputs(
     return {
         "corpus": describe_files(corpus),
         "queries": describe_files([queries]),
-        "model": _model_facts(loaded),
+        "model": describe_model(loaded),
         "limit": limit,
         "seed": seed,
         "where": read_conditions(where),
     }
 
 
-def _model_facts(loaded: "LoadedModel") -> dict[str, Any]:
+def describe_model(loaded: "LoadedModel") -> dict[str, Any]:
+    """Which model it is, by name and by weights."""
     from memsparse.engine.loading import fingerprint
 
     return {"name": loaded.name, "weights": fingerprint(loaded).weights[:16]}
@@ -213,7 +216,7 @@ def conduct(
     key: Sequence[str],
     measure: "Callable[[RecordFile], None]",
     summarise: "Callable[[RecordFile], dict[str, Any]]",
-    facts: Callable[[], dict[str, Any]],
+    facts: "Callable[[RecordFile], dict[str, Any]]",
 ) -> None:
     """Measure, keeping every record; write what there is even if it is cut short, and show the figures."""
     from memsparse.evaluation.results import RecordFile, environment, missing
@@ -231,7 +234,7 @@ def conduct(
             "seed": settings["seed"],
             "settings": dict(settings),
             "partial": False,
-            "corpus": {**facts(), "files": named},
+            "corpus": {**facts(records), "files": named},
             **summarise(records),
         }
         failed = missing(records.records)

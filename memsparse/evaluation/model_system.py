@@ -97,7 +97,7 @@ class ModelSystem:
         version = self.engine.bank.version
         if version == self._version:
             return
-        for info in self.engine.bank.documents(namespace=self.namespace):
+        for info in self.engine.bank.documents():
             for number in info.numbers:
                 self._ids[number] = info.id
         self._version = version

@@ -4,9 +4,10 @@ import string
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from memsparse.errors import InputError
 from memsparse.evaluation.metrics import (
     all_at,
     answer_tokens,
@@ -24,7 +25,7 @@ from memsparse.evaluation.metrics import (
     token_f1,
 )
 
-# What SQuAD's evaluation does, one step at a time and with nothing shared.
+# What version 1.1 of SQuAD's evaluation does, one step at a time and with nothing shared.
 
 
 def squad_words(text: str) -> list[str]:
@@ -34,21 +35,28 @@ def squad_words(text: str) -> list[str]:
 
 def squad_f1(answer: str, gold: str) -> float:
     left, right = squad_words(answer), squad_words(gold)
-    if not left or not right:
-        return float(left == right)
     rest, same = list(right), 0
     for word in left:
         if word in rest:
             rest.remove(word)
             same += 1
+    if same == 0:
+        return 0.0  # also where neither has a word
     precision, recall = same / len(left), same / len(right)
-    return 0.0 if same == 0 else 2 * precision * recall / (precision + recall)
+    return 2 * precision * recall / (precision + recall)
 
 
-ENGLISH = st.text(alphabet="ab theTHE an.,-'\"!?019 \t", max_size=24)
+WORDS = st.sampled_from(
+    ["a", "An", "the", "THE", "red", "Red", "boat,", "1,204", "km.", "-", "it’s", "“x”", "é"]
+)
+LETTERS = st.text(alphabet="ab theTHE an.,-'\"!?019 \t\n", max_size=24)
+LATIN = st.text(alphabet=st.characters(max_codepoint=0x24F), max_size=16)
+ENGLISH = st.one_of(st.lists(WORDS, max_size=6).map(" ".join), LETTERS, LATIN)
 
 
 @given(ENGLISH, st.lists(ENGLISH, min_size=1, max_size=3))
+@example("", ["the"])
+@example("A the!", ["an"])
 def test_english_answers_are_judged_as_squad_does(answer: str, gold: list[str]) -> None:
     assert token_f1(answer, gold) == pytest.approx(max(squad_f1(answer, each) for each in gold))
     assert exact_match(answer, gold) == any(squad_words(answer) == squad_words(each) for each in gold)
@@ -80,6 +88,7 @@ def test_f1_counts_repeated_words_once_per_occurrence():
     assert token_f1("boat", ["ship", "red boat"]) == pytest.approx(2 / 3)
     assert token_f1("", ["ship"]) == 0
     assert token_f1("ship", []) == 0
+    assert token_f1("the", ["a"]) == 0
 
 
 def test_chinese_counts_by_character():
@@ -88,6 +97,31 @@ def test_chinese_counts_by_character():
     assert token_f1("红楼", ["红楼梦"]) == pytest.approx(0.8)
     assert contains_match("答案是红楼梦吗", ["红楼梦"])
     assert not contains_match("答案是红梦楼", ["红楼梦"])
+
+
+# What version 5 of CMRC 2018's evaluation makes of text without Latin words.
+CMRC_MARKS = "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』"
+
+
+@given(st.text(alphabet="红楼梦京北一龥" + CMRC_MARKS, max_size=12))
+def test_chinese_is_cut_as_cmrc_does(text):
+    assert answer_tokens(f"京{text}") == ["京", *(letter for letter in text if letter not in CMRC_MARKS)]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("ジョン・スミス", list("ジョンスミス")),
+        ("Ｃ＋言語…", ["ｃ", "言", "語"]),
+        ("서울 特別市", list("서울特別市")),
+        ("1998。", ["1998"]),
+        ("The 2008年 Olympics", ["2008", "年", "olympics"]),
+        ("𠮷野家", list("𠮷野家")),
+        ("。", []),
+    ],
+)
+def test_marks_go_and_characters_part_in_other_scripts(text, tokens):
+    assert answer_tokens(text) == tokens
 
 
 def test_wide_punctuation_stays_where_the_text_is_english_as_in_squad():
@@ -178,3 +212,29 @@ def test_a_loss_is_relative_and_pairs_questions():
     same = degradation([1.0, 0.0] * 9, [1.0, 0.0] * 9)
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert degradation([0.5] * 4, [1.0] * 4).value == -1
+
+
+def test_a_loss_needs_the_same_questions_twice():
+    with pytest.raises(InputError, match="3 values first but 5 last"):
+        degradation([1.0] * 3, [1.0, 0.0, 0.0, 0.0, 0.0])
+    one = degradation([0.8], [0.6])
+    assert one.n == 1
+    assert one.value == one.low == one.high == pytest.approx(0.25)
+
+
+def test_a_loss_whose_every_resample_starts_at_zero_has_no_interval():
+    # one draw of two questions that takes the zero twice
+    seed = next(s for s in range(99) if np.random.default_rng(s).integers(0, 2, 2).tolist() == [1, 1])
+    one = degradation([1.0, 0.0], [0.5, 0.0], seed=seed, resamples=1)
+    assert (one.value, one.low, one.high, one.n) == (0.5, None, None, 2)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        one = bootstrap(generator.binomial(1, 0.6, 60).astype(float).tolist(), seed=trial, resamples=200)
+        assert one.low is not None
+        assert one.high is not None
+        covered += one.low <= 0.6 <= one.high
+    assert 0.88 <= covered / 200 <= 0.99
