@@ -45,6 +45,9 @@ class Phase:
     """Tokens of an encoded document, template included; longer ones lose their middle."""
     reading_share: float = 0.0
     """Share of steps on real questions instead of worlds."""
+    real_documents: float = 0.0
+    """Share of the documents of worlds, at most, that are real text which nobody asks about; half of the
+    needles of such worlds are put into real text, too."""
     gold_only: float = 0.2
     """Share of calls that may select only the documents they ask for."""
     lm_documents: int = 6
@@ -75,7 +78,7 @@ class Phase:
         _hold(where, "documents", self.documents, 1, 10 ** CallMix().most_digits)
         if self.task == "spans":
             _hold(where, "spans", self.spans, 1)
-        for name in ("reading_share", "gold_only", "first", "misses", "distractors"):
+        for name in ("reading_share", "real_documents", "gold_only", "first", "misses", "distractors"):
             _hold(where, name, getattr(self, name), 0, 1)
         for name, weight in (self.mix or {}).items():
             if name not in DEFAULT_MIX:
@@ -94,6 +97,26 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReadingSource:
+    """Files of real text, and how often they are drawn."""
+
+    corpus: str
+    """JSON Lines, relative to the working directory."""
+    queries: str | None = None
+    """Questions about the corpus; None: questions are made of its text."""
+    weight: float = 1.0
+    """Against the other sources."""
+
+    def __post_init__(self) -> None:
+        _hold("reading: ", "weight", self.weight, 0)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(Path(each) for each in (self.corpus, self.queries) if each is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """A whole run, as a TOML file says it."""
 
@@ -108,10 +131,10 @@ class TrainConfig:
     floor: float = 0.03
     eval_every: int = 200
     save_every: int = 200
-    reading: dict[str, str] | None = None
-    """corpus and queries: JSON Lines files of real questions, relative to the working directory."""
-    reading_words: int = 48
-    """Words of a window cut from a real passage."""
+    reading: dict[str, Any] | list[Any] | None = None
+    """Fields of `ReadingSource`, or a list of such tables."""
+    reading_words: int | list[int] = 48
+    """Words of a window cut from a real passage, or the fewest and the most."""
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of `MemSparseConfig`."""
     optimizer: dict[str, float] = field(default_factory=dict)
@@ -123,20 +146,24 @@ class TrainConfig:
             raise ConfigError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}")
         _hold("", "seed", self.seed, 0, 2**32 - 1)
         lowest = {"vocab_size": 1, "threads": 1, "warmup": 0, "eval_every": 1, "save_every": 1}
-        for name, low in (lowest | {"reading_words": 1}).items():
+        for name, low in lowest.items():
             _hold("", name, getattr(self, name), low)
+        fewest, most = self.reading_window
+        _hold("", "reading_words", fewest, 1)
+        _hold("", "reading_words", most, fewest)
         for name in ("decay", "floor"):
             _hold("", name, getattr(self, name), 0, 1)
-        if self.reading is not None and set(self.reading) != {"corpus", "queries"}:
-            raise ConfigError(f"reading has {sorted(self.reading)}; give exactly corpus and queries")
+        if self.reading is not None and not sum(source.weight for source in self.reading_sources):
+            raise ConfigError("reading names no source with a weight above 0; add one, or leave reading out")
         if not self.steps:
             raise ConfigError("the phases have no steps; give at least one [[phases]] with steps")
         for phase in self.phases:
-            if phase.reading_share and self.reading is None:
-                raise ConfigError(
-                    f"phase {phase.name!r}: reading_share is {phase.reading_share}, but the recipe names no "
-                    "reading files; add reading = { corpus = ..., queries = ... }"
-                )
+            for name in ("reading_share", "real_documents"):
+                if getattr(phase, name) and self.reading is None:
+                    raise ConfigError(
+                        f"phase {phase.name!r}: {name} is {getattr(phase, name)}, but the recipe names no "
+                        "reading files; add reading = { corpus = ..., queries = ... }"
+                    )
         _ = self.optimizer_config
         self.model_config()
 
@@ -163,6 +190,23 @@ class TrainConfig:
     def steps(self) -> int:
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def reading_sources(self) -> tuple[ReadingSource, ...]:
+        """The sources of real text."""
+        tables = [self.reading] if isinstance(self.reading, dict) else self.reading or []
+        if wrong := [each for each in tables if not isinstance(each, dict)]:
+            raise ConfigError(f"reading has {wrong[0]!r}; each source is a table with corpus and queries")
+        return tuple(made(ReadingSource, each, "reading: ") for each in tables)
+
+    @property
+    def reading_window(self) -> tuple[int, int]:
+        """The fewest and the most words of a window."""
+        if isinstance(self.reading_words, int):
+            return self.reading_words, self.reading_words
+        if len(self.reading_words) != 2 or not all(_fits(each, int) for each in self.reading_words):
+            raise ConfigError(f"reading_words is {self.reading_words}; give one number, or fewest and most")
+        return self.reading_words[0], self.reading_words[1]
 
     @property
     def optimizer_config(self) -> OptimizerConfig:
@@ -237,6 +281,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     if get_origin(hint) is UnionType:
         return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list)
     if get_origin(hint) is dict:
         return isinstance(value, dict) and all(_fits(each, get_args(hint)[1]) for each in value.values())
     return hint is Any or isinstance(value, get_origin(hint) or hint)
@@ -246,11 +292,11 @@ def _told(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text"}
     if get_origin(hint) is UnionType:
         return " or ".join(_told(each) for each in get_args(hint) if each is not NoneType)
-    return (
-        f"a table, each value {_told(get_args(hint)[1])}"
-        if get_origin(hint) is dict
-        else names.get(hint, "a table")
-    )
+    if get_origin(hint) is list:
+        return "a list"
+    if get_origin(hint) is dict and get_args(hint)[1] is not Any:
+        return f"a table, each value {_told(get_args(hint)[1])}"
+    return names.get(hint, "a table")
 
 
 def _hold(where: str, name: str, value: float, low: float, high: float = math.inf) -> None:

@@ -161,7 +161,11 @@ class StepBuilder:
         chain = [pool.index[document_id] for document_id in question.chain]
         if not chain:
             return self._absent(question, pool, rng)
-        depth = 0 if rng.random() < self.mix.first else rng.randint(1, len(chain))
+        if question.unordered:
+            rng.shuffle(chain)
+        # Where only documents are asked for, no call ends: nobody knows what it should say.
+        deepest = len(chain) if question.answers else len(chain) - 1
+        depth = 0 if not deepest or rng.random() < self.mix.first else rng.randint(1, deepest)
         turns: list[Turn] = []
         read: set[int] = set()
         if depth < len(chain) and rng.random() < self.mix.misses:
@@ -173,11 +177,14 @@ class StepBuilder:
                 beside = self._others(pool, rng, {*chain, *read}, 1 + rng.randrange(2))
             turns += self._turns(pool, [index, *beside], read)
         if depth < len(chain):
-            return self._ask(question, pool, turns, read, chain[depth])
+            wanted = chain[depth:] if question.unordered else chain[depth : depth + 1]
+            return self._ask(question, pool, turns, read, wanted)
         return self._end(question, turns, read, rng.choice(question.answers), "answer")
 
-    def _ask(self, question: Question, pool: "_Pool", turns: list[Turn], read: set[int], wanted: int) -> Call:
-        target = self.prompts.citation([pool.numbers[wanted]])
+    def _ask(
+        self, question: Question, pool: "_Pool", turns: list[Turn], read: set[int], wanted: list[int]
+    ) -> Call:
+        target = self.prompts.citation([pool.numbers[wanted[0]]])
         prompt = (
             self.prompts.followup(question.text, turns) if turns else self.prompts.question(question.text)
         )
@@ -186,8 +193,8 @@ class StepBuilder:
             ids=ids + target,
             roles=roles + [-1] * len(target),
             labels=[IGNORED] * len(ids) + target,
-            positives=(wanted,),
-            read=tuple(sorted(read - {wanted})),
+            positives=tuple(sorted(wanted)),
+            read=tuple(sorted(read - set(wanted))),
             kind="follow" if turns else "retrieve",
         )
 
@@ -206,8 +213,7 @@ class StepBuilder:
 
     def _absent(self, question: Question, pool: "_Pool", rng: Random) -> Call | None:
         """A question without an answer: its subject's document was read, or two turns found nothing."""
-        titles = [document.title for document in pool.documents]
-        subject = next((i for i, title in enumerate(titles) if title and title in question.text), None)
+        subject = pool.index.get(question.about)
         read: set[int] = set()
         turns: list[Turn] = []
         if subject is not None:

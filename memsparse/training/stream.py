@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 
 import torch
@@ -11,8 +12,10 @@ from memsparse.errors import EngineError, MemSparseError
 from memsparse.text import PromptBuilder
 from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
 from memsparse.training.data import CallMix, Step, StepBuilder
-from memsparse.training.reading import ReadingSet
+from memsparse.training.needles import Prose
+from memsparse.training.reading import Reading
 from memsparse.training.world import generate_world
+from memsparse.types import Document
 
 AHEAD = 8
 """Steps that wait, built, for the trainer."""
@@ -25,7 +28,7 @@ class StepStream(IterableDataset[tuple[int, Step]]):
         self,
         config: TrainConfig,
         prompts: PromptBuilder,
-        reading: ReadingSet | None,
+        reading: Reading | None,
         *,
         offset: int,
         start: int,
@@ -67,7 +70,7 @@ def _in_one_line(steps: Iterator[tuple[int, Step]]) -> Iterator[tuple[int, Step]
 def build_step(
     prompts: PromptBuilder,
     phase: Phase,
-    reading: ReadingSet | None,
+    reading: Reading | None,
     rng: Random,
     offset: int,
     *,
@@ -83,12 +86,26 @@ def build_step(
     if reading is not None and rng.random() < phase.reading_share:
         documents, questions = reading.sample(rng, phase.documents, phase.calls)
         return builder.build(documents, questions, rng, calls=phase.calls, spans=phase.spans)
+    real: list[Document] = []
+    prose: Prose | None = None
+    if reading is not None and phase.real_documents:
+        prose = partial(_prose, reading)
+        count = int(rng.random() * phase.real_documents * phase.documents)
+        drawn = (reading.prose(rng, rng.randint(phase.max_words // 2, phase.max_words)) for _ in range(count))
+        real = list({document.id: document for document in drawn}.values())
     world = generate_world(
         rng.getrandbits(48),
-        documents=phase.documents,
+        documents=max(1, phase.documents - len(real)),
         questions=phase.calls * 2,
         split="heldout" if split == "heldout" else "train",
         max_words=phase.max_words,
         mix=phase.mix,
+        prose=prose,
     )
-    return builder.build(world.documents, world.questions, rng, calls=phase.calls, spans=phase.spans)
+    documents = [*world.documents, *real]
+    rng.shuffle(documents)
+    return builder.build(documents, world.questions, rng, calls=phase.calls, spans=phase.spans)
+
+
+def _prose(reading: Reading, rng: Random, words: int) -> str:
+    return reading.prose(rng, words).text

@@ -1,6 +1,7 @@
 """The small checkpoint's tokenizer: lower-casing byte-level BPE that keeps digits and punctuation single."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -8,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from memsparse.json_lines import read_rows
 from memsparse.text import Template
+from memsparse.training.config import ReadingSource
 from memsparse.training.world import generate_world
 
 PADDING = "<|endoftext|>"
@@ -55,26 +57,24 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def vocabulary_texts(
-    reading: Mapping[str, str] | None, *, worlds: int = 120, passages: int = 6000
+    reading: Sequence[ReadingSource] | None, *, worlds: int = 120, passages: int = 6000
 ) -> Iterator[str]:
     """Texts a vocabulary is learnt from: invented worlds, and real passages with their questions.
 
     Args:
-        reading: "corpus" and "queries", JSON Lines files.
+        reading: files of real text, each with its share of the passages.
         worlds: invented worlds of 64 documents and 64 questions.
-        passages: rows of the corpus at most; three times as many questions.
+        passages: rows of all corpora at most; three times as many questions.
     """
     for seed in range(worlds):
         world = generate_world(10_000_000 + seed, documents=64, questions=64)
         yield from (f"{document.title}\n{document.text}" for document in world.documents)
         yield from (question.text for question in world.questions)
-    if reading is None:
-        return
-    for key, limit, names in (
-        ("corpus", passages, ("title", "text")),
-        ("queries", 3 * passages, ("question",)),
-    ):
-        for count, (_, row) in enumerate(read_rows(Path(reading[key]))):
-            if count == limit:
-                break
-            yield "\n".join(str(row.get(name, "")) for name in names)
+    for source in reading or ():
+        most = -(-passages // len(reading or ()))
+        files: list[tuple[str, int, tuple[str, ...]]] = [(source.corpus, most, ("title", "text"))]
+        if source.queries is not None:
+            files.append((source.queries, 3 * most, ("question",)))
+        for path, limit, names in files:
+            for _, row in islice(read_rows(Path(path)), limit):
+                yield "\n".join(str(row.get(name, "")) for name in names)

@@ -27,7 +27,7 @@ from memsparse.training.data import IGNORED, CallMix, Step, copy_batch, inductio
 from memsparse.training.objective import DigitReader, KeyQueue, LossWeights, StepResult, run_step, span_loss
 from memsparse.training.optimizer import MasterOptimizer
 from memsparse.training.progress import RunLog, StopSignal
-from memsparse.training.reading import ReadingSet
+from memsparse.training.reading import Reading, ReadingMix, ReadingSet
 from memsparse.training.stream import StepStream, build_step
 from memsparse.training.tokenizer import train_tokenizer, vocabulary_texts
 
@@ -273,7 +273,7 @@ def run(config: TrainConfig, out: Path, *, until: int | None = None) -> Trainer:
     """
     if until is not None and until < 1:
         raise ConfigError(f"until is {until}; stop after step 1 or later")
-    for path in map(Path, (config.reading or {}).values()):
+    for path in (path for source in config.reading_sources for path in source.paths):
         if not path.is_file():
             raise ConfigError(f"reading: no file {path} (relative to {Path.cwd()}); mend the recipe's path")
     try:
@@ -282,7 +282,7 @@ def run(config: TrainConfig, out: Path, *, until: int | None = None) -> Trainer:
         raise ConfigError(f"{out}: {error.strerror}; train into a folder that can be made") from error
     folder = out / TOKENIZER
     if not folder.exists() and _rank() == 0:
-        tokenizer = train_tokenizer(vocabulary_texts(config.reading), vocab_size=config.vocab_size)
+        tokenizer = train_tokenizer(vocabulary_texts(config.reading_sources), vocab_size=config.vocab_size)
         aside = out / f"{TOKENIZER}.tmp"
         tokenizer.save_pretrained(aside)
         aside.replace(folder)
@@ -293,8 +293,16 @@ def run(config: TrainConfig, out: Path, *, until: int | None = None) -> Trainer:
     return trainer
 
 
-def _open_reading(config: TrainConfig) -> ReadingSet | None:
-    if config.reading is None:
+def _open_reading(config: TrainConfig) -> Reading | None:
+    sources = [source for source in config.reading_sources if source.weight]
+    if not sources:
         return None
-    corpus, queries = Path(config.reading["corpus"]), Path(config.reading["queries"])
-    return ReadingSet(corpus, queries, window_words=config.reading_words)
+    sets = [
+        ReadingSet(
+            Path(source.corpus),
+            None if source.queries is None else Path(source.queries),
+            window_words=config.reading_window,
+        )
+        for source in sources
+    ]
+    return ReadingMix(sets, [source.weight for source in sources])

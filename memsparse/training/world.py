@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from random import Random
 
 from memsparse.errors import ConfigError
-from memsparse.training.entities import ALL_GROUPS, VALUES, Entity, Fact, Slice, kind_of_group
+from memsparse.training.entities import ALL_GROUPS, Entity, Fact, Slice, kind_of_group
+from memsparse.training.frames import CONSIDER, FRAMES, asked, keywords
 from memsparse.training.names import Names, Split, pick
-from memsparse.training.needles import FORMS, Needle, ask_needle, make_needle_document
-from memsparse.training.phrasings import FRAMES, Relation
-from memsparse.training.phrasings_events import RELATIONS
+from memsparse.training.needle_forms import FORMS
+from memsparse.training.needles import Needle, Prose, ask_needle, make_needle_document
+from memsparse.training.phrasings import Relation, capitalised
+from memsparse.training.relations import RELATIONS
+from memsparse.training.values import WITH_ARTICLE, WITH_UNIT
+from memsparse.training.writing import Writer, named
 from memsparse.types import Document
 
 DEFAULT_MIX: Mapping[str, float] = {
@@ -27,6 +31,8 @@ _SLICE = 28
 _TRIES = 12
 FEWEST_WORDS = 24
 """Words a document needs, at least."""
+UNTITLED = 0.06
+"""Share of documents about an entity that have no title."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +41,18 @@ class Question:
 
     text: str
     answers: tuple[str, ...]
-    """Accepted strings, each a verbatim span of the last document of the chain; empty when absent."""
+    """Accepted strings, each a verbatim span of the last document of the chain; empty when absent or where
+    only the documents are asked for."""
     chain: tuple[str, ...]
     """Document ids in the order they must be read; empty when absent."""
     steps: tuple[str, ...]
     """What each document of the chain yields: names of the next subject, then the first accepted answer."""
     kind: str
-    """"one_hop", "two_hop", "three_hop", "needle" or "absent"."""
+    """"one_hop", "two_hop", "three_hop", "needle", "absent", or "lookup": a document without an answer."""
+    unordered: bool = False
+    """Whether the documents of the chain may be read in any order."""
+    about: str = ""
+    """The id of the document that an absent question seems to ask for; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +71,15 @@ def generate_world(
     split: Split = "train",
     max_words: int = 40,
     mix: Mapping[str, float] | None = None,
+    prose: Prose | None = None,
 ) -> World:
     """Return the world of a seed; equal arguments give equal worlds.
 
     `mix` weighs the kinds of questions. About 1.2 times the share of needle questions is the share of needle
     documents, and a world asked for nothing but needles holds nothing else. A kind the world has no room for
-    is replaced by one with fewer hops. `max_words` bounds the words of a document's text. The metadata of a
-    document holds its "kind": "person", "town", ..., or "note" for needles.
+    is replaced by one with fewer hops. `max_words` bounds the words of a document's text. `prose` draws real
+    text that some needles are put into. The metadata of a document holds its "kind": "person", "town", ...,
+    or "note" for needles.
 
     Raises: ConfigError for a size, split or mix that cannot be used.
     """
@@ -83,13 +96,15 @@ def generate_world(
         (entity.name, entity.text, entity) for entity in entities
     ]
     for _ in range(needle_documents):
-        drafts.append(make_needle_document(rng, names, heldout=heldout, max_words=max_words))
+        drafts.append(make_needle_document(rng, names, heldout=heldout, max_words=max_words, prose=prose))
     rng.shuffle(drafts)
     made: list[Document] = []
     needles: list[tuple[str, Needle]] = []
     for number, (title, text, source) in enumerate(drafts):
         document_id = f"w{seed}-{number}"
         kind = source.kind if isinstance(source, Entity) else "note"
+        if isinstance(source, Entity) and title in text and rng.random() < UNTITLED:
+            title = ""
         made.append(Document(id=document_id, text=text, title=title, metadata={"kind": kind}))
         if isinstance(source, Entity):
             source.document_id = document_id
@@ -124,7 +139,7 @@ def _make_entities(rng: Random, names: Names, count: int, heldout: bool, max_wor
     for index in range(slices):
         size = count * (index + 1) // slices - count * index // slices
         part = Slice(rng, names, size)
-        part.write(heldout=heldout, max_words=max_words)
+        Writer(part, heldout=heldout, max_words=max_words).write()
         entities += part.entities
     return entities
 
@@ -152,10 +167,10 @@ class _Asker:
             if fact.target is not None
         ]
         self.nameless = [
-            (RELATIONS[entity.group][name].value, fact.value)
+            (value, fact.value)
             for entity in entities
             for name, fact in entity.facts.items()
-            if fact.target is None and RELATIONS[entity.group][name].value not in VALUES
+            if fact.target is None and (value := RELATIONS[entity.group][name].value) in RELATIONS
         ]
 
     def ask(self, count: int, weights: Mapping[str, float]) -> list[Question]:
@@ -200,7 +215,7 @@ class _Asker:
         name = pick(self.rng, tuple(entity.facts))
         answers = _accepted(entity.group, name, entity.facts[name])
         return Question(
-            text=self._question(RELATIONS[entity.group][name], self._subject(entity), nested=False),
+            text=self._question(RELATIONS[entity.group][name], named(self.rng, entity)),
             answers=answers,
             chain=(entity.document_id,),
             steps=(answers[0],),
@@ -238,7 +253,7 @@ class _Asker:
             phrases = relation.phrases if position == 0 else relation.nested_phrases
             subject = phrases.pick(self.rng, self.heldout).format(s=subject)
         last, name = path[-1]
-        text = self._question(RELATIONS[last.group][name], subject, nested=True)
+        text = self._question(RELATIONS[last.group][name], subject, of=last)
         answers = _accepted(last.group, name, facts[-1])
         if answers[0] in text:
             return None
@@ -251,20 +266,24 @@ class _Asker:
         )
 
     def _absent(self) -> Question:
-        return Question(text=self._unanswerable(), answers=(), chain=(), steps=(), kind="absent")
+        text, about = self._unanswerable()
+        return Question(text=text, answers=(), chain=(), steps=(), kind="absent", about=about)
 
-    def _unanswerable(self) -> str:
+    def _unanswerable(self) -> tuple[str, str]:
+        """Return a question and the document it seems to ask for, if there is one."""
         rng = self.rng
         choice = rng.random()
         if (choice < 0.2 and self.needles) or not self.entities:
             key, form = self.names.unique("key"), int(rng.random() * len(FORMS))
+            about = ""
             if choice < 0.1 and self.needles:
-                needle = pick(rng, self.needles)[1]
+                about, needle = pick(rng, self.needles)
                 key, form = needle.key, (needle.form + 1 + int(rng.random() * (len(FORMS) - 1))) % len(FORMS)
-            return ask_needle(rng, key, form, heldout=self.heldout)
+            return ask_needle(rng, key, form, heldout=self.heldout), about
+        about = ""
         if choice < 0.75:
             entity = pick(rng, self.entities)
-            group, subject, stated = entity.group, entity.name, entity.facts
+            group, subject, stated, about = entity.group, entity.name, entity.facts, entity.document_id
         elif choice < 0.88 and self.nameless:
             (group, subject), stated = pick(rng, self.nameless), {}
         else:
@@ -276,29 +295,35 @@ class _Asker:
         ]
         if not open_relations:
             return self._unanswerable()
-        return self._question(pick(rng, open_relations), subject, nested=False)
+        return self._question(pick(rng, open_relations), subject), about
 
-    def _subject(self, entity: Entity) -> str:
-        shown = entity.kind in ("ship", "painting", "book") and self.rng.random() < 0.2
-        return f"the {entity.kind} {entity.name}" if shown else entity.name
-
-    def _question(self, relation: Relation, subject: str, *, nested: bool) -> str:
+    def _question(self, relation: Relation, subject: str, *, of: Entity | None = None) -> str:
+        """Ask for a relation's value; `of` is whom the subject, then a whole phrase, stands for."""
         rng, heldout = self.rng, self.heldout
-        if rng.random() < 0.3:
+        nested = of is not None
+        choice = rng.random()
+        if of is not None and choice < 0.12:
+            pointing = "that person" if of.kind == "person" else "it"
+            inner = relation.nested_questions.pick(rng, heldout).format(s=pointing)
+            before = CONSIDER.pick(rng, heldout)
+            text = before.format(n=subject, q=capitalised(inner) if ". {q}" in before else inner)
+        elif choice < 0.26 and relation.nouns.train:
+            text = keywords(rng, relation.nouns.pick(rng, heldout), subject, heldout=heldout)
+        elif choice < 0.6:
             phrases = relation.nested_phrases if nested else relation.phrases
             phrase = phrases.pick(rng, heldout).format(s=subject)
             text = FRAMES["who" if relation.person else "what"].pick(rng, heldout).format(n=phrase)
         else:
             questions = relation.nested_questions if nested else relation.questions
             text = questions.pick(rng, heldout).format(s=subject)
-        return text[0].upper() + text[1:]
+        return asked(rng, text, heldout=heldout)
 
 
 def _accepted(group: str, name: str, fact: Fact) -> tuple[str, ...]:
     """Return the accepted answers: the value, and its bare number or name without article or unit."""
     value = RELATIONS[group][name].value
-    if value in ("area", "length", "price"):
+    if value in WITH_UNIT:
         return (fact.value, fact.value.split(" ", 1)[0])
-    if value == "sea":
-        return (fact.value, fact.value.removeprefix("the "))
+    if value in WITH_ARTICLE:
+        return (fact.value, fact.value.split(" ", 1)[1])
     return (fact.value,)

@@ -4,7 +4,7 @@ import pytest
 
 import memsparse.training
 from memsparse.errors import ConfigError
-from memsparse.training.config import Phase, TrainConfig
+from memsparse.training.config import Phase, ReadingSource, TrainConfig
 from memsparse.training.data import NOT_FOUND
 from tests.training.builders import MODEL, calls_phase, recipe
 
@@ -43,6 +43,21 @@ def test_a_recipe_says_everything(tmp_path):
     assert config.phases[1].task == "copy"
 
 
+def test_reading_may_name_one_source_or_several(tmp_path):
+    one = read(tmp_path, f'reading = {{ corpus = "c", queries = "q" }}\n{PHASE}')
+    assert one.reading_sources == (ReadingSource(corpus="c", queries="q", weight=1),)
+    assert one.reading_window == (48, 48)
+    several = read(
+        tmp_path,
+        'reading = [ { corpus = "c", queries = "q", weight = 3 }, { corpus = "d" } ]\n'
+        f"reading_words = [20, 80]\n{PHASE}",
+    )
+    assert [source.weight for source in several.reading_sources] == [3, 1]
+    assert several.reading_sources[1].paths == (Path("d"),)
+    assert several.reading_window == (20, 80)
+    assert read(tmp_path, PHASE).reading_sources == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -65,8 +80,16 @@ def test_a_recipe_says_everything(tmp_path):
         (f"floor = nan\n{PHASE}", "floor is nan"),
         (f"save_every = 0\n{PHASE}", "save_every is 0"),
         (f"eval_every = 0\n{PHASE}", "eval_every is 0"),
-        (f"reading = {{ corpus = 'a' }}\n{PHASE}", "give exactly corpus and queries"),
-        (f"reading = {{ corpus = 1, queries = 2 }}\n{PHASE}", "reading is .*a table, each value text"),
+        (f"reading = {{ queries = 'a' }}\n{PHASE}", "reading: corpus is missing"),
+        (f"reading = {{ corpus = 'a', query = 'b' }}\n{PHASE}", "reading: unknown key query"),
+        (f"reading = ['a']\n{PHASE}", "each source is a table"),
+        (f"reading = [ {{ corpus = 'a', weight = 0 }} ]\n{PHASE}", "weight above 0"),
+        (f"reading = [ {{ corpus = 'a', weight = -1 }} ]\n{PHASE}", "reading: weight is -1"),
+        (f"reading_words = [20]\n{PHASE}", "give one number, or fewest and most"),
+        (f"reading_words = [20, 10]\n{PHASE}", "reading_words is 10; it must be at least 20"),
+        (f"reading_words = 0\n{PHASE}", "reading_words is 0"),
+        (f"{PHASE}real_documents = 0.5\n", "real_documents is 0.5, but the recipe names no reading files"),
+        (f"reading = {{ corpus = 1, queries = 2 }}\n{PHASE}", "reading: corpus is 1; it must be text"),
         (f"[model]\nhiden_size = 3\n{PHASE}", "model: unknown key hiden_size"),
         (f"[model]\nhidden_size = 'wide'\n{PHASE}", "model: .*hidden_size"),
         (f"[model]\nchunk_size = 0\n{PHASE}", "chunk_size is 0"),

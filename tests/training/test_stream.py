@@ -62,6 +62,19 @@ def test_real_questions_take_their_share(tmp_path, share, real):
     assert found == real
 
 
+def test_real_text_mixes_with_worlds_as_far_as_asked(tmp_path):
+    write_reading(tmp_path)
+    reading = ReadingSet(tmp_path / "corpus.jsonl", None, window_words=20)
+    shares = []
+    for share in (0.0, 0.5):
+        phase = calls_phase(1, documents=12, real_documents=share)
+        steps = [build_step(prompts(), phase, reading, Random(seed), 6) for seed in range(12)]
+        assert {len(step.document_ids) for step in steps} == {12}
+        texts = [prompts().decode(step.document_ids.flatten().tolist()) for step in steps]
+        shares.append(sum("harbour was dug" in text or "grinds barley" in text for text in texts))
+    assert shares[0] == 0 < shares[1]
+
+
 def test_heldout_steps_are_of_other_worlds():
     phase = calls_phase(1, documents=20)
     own, other = (

@@ -1,6 +1,7 @@
 import pytest
 
 from memsparse.text import FastTokenizer, Template
+from memsparse.training.config import ReadingSource
 from memsparse.training.tokenizer import PADDING, train_tokenizer, vocabulary_texts
 from tests.training.builders import prompts, tokenizer, write_reading
 
@@ -63,7 +64,7 @@ def test_training_is_repeatable_and_bounded_by_the_vocabulary():
 
 
 def test_vocabulary_texts_add_real_passages_and_questions_up_to_a_limit(tmp_path):
-    reading = write_reading(tmp_path)
+    reading = (ReadingSource(**write_reading(tmp_path)),)
     texts = list(vocabulary_texts(reading, worlds=0))
     assert len(texts) == 12
     assert texts[0].startswith("Sarno\nSarno lies")
