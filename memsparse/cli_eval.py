@@ -11,6 +11,7 @@ import typer
 from memsparse.cli_measure import (
     beside,
     conduct,
+    default_document_tokens,
     default_read,
     describe_files,
     describe_inputs,
@@ -169,7 +170,9 @@ def needles(
     ] = None,
     depths: Annotated[int, typer.Option(min=1, help="Places a needle lies at, from first to last.")] = 5,
     samples: Annotated[int, typer.Option(min=1, help="Of each task at each depth.")] = 5,
-    document_tokens: Annotated[int, typer.Option(help="Tokens of a document of the haystack.")] = 72,
+    document_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a document; without it what the model takes, or 512.")
+    ] = None,
     model: Model = None,
     baseline: Baselines = "",
     seed: Seed = 0,
@@ -185,16 +188,16 @@ def needles(
     from memsparse.evaluation.scaling import parse_tokens
 
     named = TASKS if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
+    texts = load_corpus(haystack) if haystack else None
+    loaded = load_model(model)
     config = NeedleConfig(
         tasks=named,
         lengths=tuple(parse_tokens(lengths)),
         depths=tuple(place / max(1, depths - 1) for place in range(depths)),
         samples=samples,
         seed=seed,
-        document_tokens=document_tokens,
+        document_tokens=document_tokens or default_document_tokens(loaded),
     )
-    texts = load_corpus(haystack) if haystack else None
-    loaded = load_model(model)
     reads = read or default_read(loaded)
     engine = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
     settings = {
@@ -203,7 +206,7 @@ def needles(
         "seed": seed,
         "samples": samples,
         "depths": list(config.depths),
-        "document_tokens": document_tokens,
+        "document_tokens": config.document_tokens,
         "read": reads,
         **engine,
     }

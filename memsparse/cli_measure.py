@@ -126,6 +126,14 @@ def default_read(loaded: "LoadedModel") -> int:
     return 1 if loaded.config.extractive else 4
 
 
+def default_document_tokens(loaded: "LoadedModel") -> int:
+    """Tokens of text that fit into one passage of the model, and 512 at most."""
+    from memsparse.engine.encoder import document_limit
+
+    template = len(loaded.prompts.document(9_999_999, ""))
+    return min(document_limit(loaded.config), 512) - template
+
+
 def open_judge(model: str | None, url: str | None) -> "Judge | None":
     """The judge the options name, if they do."""
     if model is None:

@@ -17,6 +17,9 @@ from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile, by_system
 from memsparse.evaluation.systems import Answerer, OnProgress, Reply, System
 
+OUTAGES = 5
+"""Answers in a row for which a judge gave no reply, after which it is not asked any more."""
+
 
 def run_qa(
     systems: Sequence[System],
@@ -33,6 +36,7 @@ def run_qa(
         judge: gives each answer to an answerable question a mark too.
         extra: further fields of every record.
     """
+    patient = None if judge is None else _Patient(judge)
     answerers = [system for system in systems if isinstance(system, Answerer)]
     asked = [question for question in questions if question.answers or not question.answerable]
     done = 0
@@ -40,13 +44,29 @@ def run_qa(
         for question in asked:
             head = {"system": system.name, "id": question.id, **(extra or {})}
             if head not in records:
-                records.add({**head, **_measure(system, question, judge)})
+                records.add({**head, **_measure(system, question, patient)})
             done += 1
             if on_progress:
                 on_progress(done, len(asked) * len(answerers))
 
 
-def _measure(system: Answerer, question: Question, judge: Judge | None) -> Record:
+class _Patient:
+    """A judge that is no longer asked once it failed often enough in a row: what is left is missing too."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._failed = 0
+
+    def judge(self, question: str, answers: Sequence[str], answer: str) -> Record:
+        if self._failed >= OUTAGES:
+            why = f"not asked: the judge gave no reply {OUTAGES} times in a row"
+            return {"score": None, "match": None, "model": self._judge.model, "replies": [], "error": why}
+        told = self._judge.judge(question, answers, answer).to_json()
+        self._failed = 0 if told["replies"] else self._failed + 1
+        return told
+
+
+def _measure(system: Answerer, question: Question, judge: _Patient | None) -> Record:
     told: Record = {
         "question": question.text,
         "answers": list(question.answers),
@@ -60,7 +80,7 @@ def _measure(system: Answerer, question: Question, judge: Judge | None) -> Recor
         return {**told, "error": str(error)}
     record = {**told, **score_reply(reply, question)}
     if judge is not None and question.answerable:
-        record["judge"] = judge.judge(question.text, question.answers, reply.text).to_json()
+        record["judge"] = judge.judge(question.text, question.answers, reply.text)
     return record
 
 

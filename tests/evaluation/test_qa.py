@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memsparse.evaluation.qa import run_qa, score_reply, summarise_qa
+from memsparse.evaluation.qa import OUTAGES, run_qa, score_reply, summarise_qa
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import RecordFile
 from memsparse.evaluation.systems import Reply
@@ -67,6 +68,8 @@ def test_answers_count_where_there_is_one_and_refusals_where_there_is_none() -> 
 class FixedJudge:
     """Marks by a list; None is an outage."""
 
+    model = "m"
+
     def __init__(self, marks: list[int | None]) -> None:
         self.marks = marks
         self.seen: list[str] = []
@@ -77,7 +80,8 @@ class FixedJudge:
 
         class Mark:
             def to_json(self) -> dict[str, Any]:
-                return {"score": score, "match": None if score is None else score >= 4}
+                match = None if score is None else score >= 4
+                return {"score": score, "match": match, "replies": [] if score is None else ["x"]}
 
         return Mark()
 
@@ -91,6 +95,16 @@ def test_an_outage_of_the_judge_is_missing_and_not_a_zero() -> None:
     assert (summary["judge"]["value"], summary["judge"]["n"]) == (3, 2)
     assert (summary["judge_match"]["value"], summary["judge_match"]["n"]) == (0.5, 2)
     assert "judge" not in records.records[3]
+
+
+def test_a_judge_that_is_gone_is_not_waited_for_at_every_question() -> None:
+    many = [replace(QUESTIONS[0], id=f"q{i}") for i in range(OUTAGES + 6)]
+    records, judge = RecordFile(None, {}, key=KEY), FixedJudge([None] * 3 + [5] + [None] * OUTAGES)
+    run_qa([filled()], many, records, judge=judge)  # type: ignore[arg-type]
+    assert len(judge.seen) == 4 + OUTAGES
+    assert [row["judge"]["score"] for row in records.records] == [None] * 3 + [5] + [None] * (OUTAGES + 2)
+    assert "in a row" in records.records[-1]["judge"]["error"]
+    assert summarise_qa(records.records, seed=0)["words"]["judge"]["n"] == 1
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
