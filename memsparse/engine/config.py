@@ -33,6 +33,9 @@ class EngineConfig:
     """Router decoding: documents whose mean score is within this of the best are read too; score units."""
     max_read: int = 2
     """Router decoding: documents read per round, at most."""
+    read_on: int = 1
+    """Router decoding, models that quote: rounds read beyond the model's own end of retrieval, while what it
+    read holds no answer and `max_rounds` allows."""
     batch_tokens: int = 8192
     """Tokens encoded together, padding included."""
     segment_documents: int = 256
@@ -45,6 +48,7 @@ class EngineConfig:
             ("max_rounds", 0),
             ("max_new_tokens", 1),
             ("max_read", 1),
+            ("read_on", 0),
             ("batch_tokens", 1),
             ("segment_documents", 1),
         ):

@@ -222,6 +222,23 @@ class Interleave:
         self._require(State.ROUTE)
         return self._close_retrieval(forced=True)
 
+    def reopen(self) -> None:
+        """Take the end of retrieval and the answer back: the round may retrieve after all.
+
+        Raises: EngineError if retrieval has not ended, or no round is left; see `may_reopen`.
+        """
+        if not self.may_reopen:
+            raise EngineError("retrieval goes on, or no round is left; look at may_reopen first")
+        self._rounds.pop()
+        self._route, self._unrun, self._appended, self._answer = [], [], [], []
+        self._spent = 0
+        self._state = State.ROUTE
+
+    @property
+    def may_reopen(self) -> bool:
+        """Whether retrieval has ended before its last round."""
+        return bool(self._appended) and len(self._turns) < self._max_rounds
+
     def trie(self, routed: Iterable[int]) -> "NumberTrie":
         """Return the constraint for this round: the routed numbers not yet cited."""
         return NumberTrie(self._builder, (number for number in routed if number not in self._cited))

@@ -69,6 +69,9 @@ class Request:
         self._means: list[Tensor | None] = []
         self._starts: list[float] = []
         self._given = given
+        self._further = config.read_on
+        self._closest: tuple[int, ...] | None = None
+        """What was read when the model first ended retrieval without an answer."""
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._route_seconds = 0.0
@@ -86,7 +89,10 @@ class Request:
         while True:
             token, action = self._step(session)
             if isinstance(action, Done):
-                break
+                further = self._read_on(session)
+                if not isinstance(further, NewCall):
+                    break
+                action = further
             if isinstance(action, NewCall):
                 session = self._call()
                 continue
@@ -140,13 +146,33 @@ class Request:
 
     def _route(self, session: Session) -> Action:
         """Router decoding: the best documents not read yet, unless the model would rather end retrieval."""
-        scores = session.scores()
-        cited = torch.isin(self._reader.numbers, torch.tensor(self._machine.cited, dtype=torch.long))
-        best, index = top_documents(scores.masked_fill(cited, float("-inf"))[None], self._config.max_read)
-        near = (index[0] >= 0) & (best[0] >= best[0, 0] - self._config.margin)
-        numbers = self._reader.numbers[index[0][near]].tolist()
+        numbers = self._best_unread(session)
         if not numbers or (self._machine.cited and self._would_end(session, numbers[0])):
             return self._machine.end_retrieval()
+        return self._machine.accept_documents(sorted(numbers))
+
+    def _best_unread(self, session: Session) -> list[int]:
+        """Numbers of the best documents not read yet, best first."""
+        cited = torch.isin(self._reader.numbers, torch.tensor(self._machine.cited, dtype=torch.long))
+        scores = session.scores().masked_fill(cited, float("-inf"))
+        best, index = top_documents(scores[None], self._config.max_read)
+        near = (index[0] >= 0) & (best[0] >= best[0, 0] - self._config.margin)
+        numbers: list[int] = self._reader.numbers[index[0][near]].tolist()
+        return numbers
+
+    def _read_on(self, session: Session) -> Action | None:
+        """What is read after all, when the model ended retrieval without an answer; None: nothing."""
+        quotes = self._by_router and self._model.extractive and not self._given
+        if not quotes or not self._further or not self._machine.may_reopen or self._holders():
+            return None
+        numbers = self._best_unread(session)
+        if not numbers:
+            return None
+        self._further -= 1
+        if self._closest is None:
+            self._closest = self._machine.cited
+        self._machine.reopen()
+        self._answer_ids = []
         return self._machine.accept_documents(sorted(numbers))
 
     def _would_end(self, session: Session, number: int) -> bool:
@@ -179,17 +205,17 @@ class Request:
 
     def _finish(self, started: float) -> Answer:
         text = self._machine.answer
-        found = bool(text) and not same_text(text, self._model.absent_answer)
         cited = [self._read[number] for number in self._machine.cited]
-        if self._model.extractive and found:
-            spans = {passage.number: find_span(text, self._body(passage)) for passage in cited}
-            holders = [passage for passage in cited if spans[passage.number]]
+        if self._model.extractive:
+            holders = self._holders()
             found = bool(holders)
-            if holders:
-                span = spans[holders[0].number]
-                text = self._body(holders[0])[slice(*span)] if span else text
-                cited = self._evidence({passage.number for passage in holders})
+            for number, span in list(holders.items())[:1]:
+                text = self._body(self._read[number])[slice(*span)]
+                cited = self._evidence(set(holders))
+        else:
+            found = bool(text) and not same_text(text, self._model.absent_answer)
         if not found:
+            cited = [passage for passage in cited if self._closest is None or passage.number in self._closest]
             text = NOT_FOUND if cited else NOTHING_READ
         ended = perf_counter()
         return Answer(
@@ -204,6 +230,14 @@ class Request:
             ),
             found=found,
         )
+
+    def _holders(self) -> dict[int, tuple[int, int]]:
+        """Where the answer stands in what was read, by number in the order read; none if it is no quote."""
+        text = self._machine.answer
+        if not text or same_text(text, self._model.absent_answer):
+            return {}
+        spans = {number: find_span(text, self._body(self._read[number])) for number in self._machine.cited}
+        return {number: span for number, span in spans.items() if span}
 
     def _evidence(self, holders: set[int]) -> list[Passage]:
         """Passages that hold the answer, and the best one of each round before them that read others."""

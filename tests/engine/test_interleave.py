@@ -360,3 +360,28 @@ def test_machine_trie_leaves_out_cited_numbers() -> None:
     assert spelled(request.trie([1, 12, 2]), builder, "[1") == {"2"}
     request.feed(*builder.encode_control("["))
     assert builder.decode(request.route_ids) == "["
+
+
+def test_a_reopened_round_retrieves_as_if_it_had_never_ended() -> None:
+    straight, detour = machine(), machine()
+    for request in (straight, detour):
+        request.accept_documents([2])
+    assert not detour.may_reopen
+    with pytest.raises(EngineError, match="may_reopen"):
+        detour.reopen()
+    detour.end_retrieval()
+    play(detour, "no idea")
+    assert detour.may_reopen
+    detour.reopen()
+    assert detour.state is State.ROUTE
+    for request in (straight, detour):
+        assert isinstance(request.accept_documents([1]), NewCall)
+    assert detour.prompt() == straight.prompt()
+    assert detour.rounds == straight.rounds
+    assert detour.answer == ""
+
+
+def test_after_the_last_round_nothing_is_reopened() -> None:
+    request = machine(max_rounds=1)
+    request.accept_documents([2])
+    assert not request.may_reopen

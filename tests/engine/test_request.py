@@ -266,7 +266,7 @@ def test_no_answer_at_all(loaded: LoadedModel) -> None:
 def test_the_sentence_for_no_answer_counts_as_none(loaded: LoadedModel, extractive: bool) -> None:
     model = {"absent_answer": "The documents do not say", "extractive": extractive}
     scripts = ["", answering("the documents do not  say")]
-    answer, pieces, _ = run(loaded, scripts, [FIRST], model=model)
+    answer, pieces, _ = run(loaded, scripts, [FIRST], model=model, read_on=0)
     assert (answer.text, answer.found, pieces) == (NOT_FOUND, False, [NOT_FOUND])
     longer = "the documents do not say so"
     answer, _, _ = run(loaded, ["", answering(longer)], [FIRST], model=model | {"extractive": False})
@@ -280,8 +280,34 @@ def test_extractive_answers_take_the_spelling_of_the_passage(loaded: LoadedModel
 
 
 def test_extractive_answers_that_stand_nowhere_are_not_found(loaded: LoadedModel) -> None:
-    answer, _, _ = run(loaded, ["", answering("rye bread")], [FIRST], model={"extractive": True})
+    scripts = ["", answering("rye bread")]
+    answer, _, _ = run(loaded, scripts, [FIRST], model={"extractive": True}, read_on=0)
     assert (answer.text, answer.found, cited(answer)) == (NOT_FOUND, False, [5])
+
+
+def test_a_model_that_quotes_reads_on_where_it_found_nothing(loaded: LoadedModel) -> None:
+    scripts = ["", answering("rye bread"), answering("old harbour")]
+    scores = [[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.8, 0.9, 0.7, 0.1]]
+    answer, pieces, runner = run(loaded, scripts, scores, model={"extractive": True})
+    assert (answer.found, rounds(answer)) == (True, [(8,), (5,), ()])
+    assert pieces == [answer.text] == ["OLD harbour"]
+    assert len(runner.seen) == 3
+    assert [len(item.routing) for item in answer.rounds] == [2, 2, 2]
+    for settings in ({"read_on": 0}, {"max_rounds": 1}, {"id_decoding": "generate"}):
+        script = ["[8]<|object_ref_end|>", *scripts[1:]] if "id_decoding" in settings else scripts
+        assert not run(loaded, script, scores, model={"extractive": True}, **settings)[0].found
+
+
+def test_what_was_read_beyond_is_not_cited_when_it_did_not_help(loaded: LoadedModel) -> None:
+    nowhere = answering("white cheese")
+    scores = [[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.8, 0.9, 0.7, 0.1], [0.5, 0.8, 0.9, 0.7, 0.1]]
+    answer, _, _ = run(
+        loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True}, read_on=2
+    )
+    assert (answer.found, rounds(answer)) == (False, [(8,), (5,), (13,), ()])
+    assert cited(answer) == [8]
+    once, _, _ = run(loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True})
+    assert rounds(once) == [(8,), (5,), ()]
 
 
 def test_extractive_citations_are_the_holders_and_the_best_of_each_round_before(loaded: LoadedModel) -> None:
