@@ -25,7 +25,7 @@ from memsparse.cli_measure import (
     remove,
     token_counter,
 )
-from memsparse.console import note, progress, say
+from memsparse.console import note, progress, say, show_rows
 from memsparse.options import CommandGroup, Decoding, ListCommand, Model
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def qa(
     by: By = None,
     out: Out = None,
     id_decoding: Decoding = None,
+    max_rounds: Annotated[int | None, typer.Option(help="Rounds that may read documents.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer, at most.")] = None,
     read: Read = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
@@ -129,7 +131,12 @@ def qa(
     from memsparse.evaluation.qa import run_qa, summarise_qa
 
     judge = open_judge(judge_model, judge_url)
-    engine = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+    given = {
+        "id_decoding": None if id_decoding is None else str(id_decoding),
+        "max_rounds": max_rounds,
+        "max_new_tokens": max_new_tokens,
+    }
+    engine = {name: value for name, value in given.items() if value is not None}
     with open_inputs(
         corpus, queries, model, baseline, limit, seed, where, read=read, engine=engine
     ) as inputs:
@@ -332,6 +339,35 @@ def scaling(
         )
         if place is not None and bank is None:
             stack.callback(remove, folder)
+
+
+@app.command()
+def benchmarks() -> None:
+    """List the question sets `export` knows: the paper's suite, and further ones."""
+    from memsparse.evaluation.benchmarks import BENCHMARKS
+
+    rows = [(each.name, each.title, each.hub_repo or "-", each.licence) for each in BENCHMARKS.values()]
+    show_rows(rows, ("name", "title", "data set of the hub", "licence"))
+
+
+@app.command()
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As `benchmarks` lists it.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.", show_default=False)],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FOLDER", help="Where its files lie; without it they come from the hub."
+        ),
+    ] = None,
+) -> None:
+    """Write a benchmark as the corpus and queries the other commands take."""
+    from memsparse.evaluation.benchmarks import export as export_benchmark
+
+    for path in export_benchmark(name, source, out):
+        say(str(path))
 
 
 @app.command()

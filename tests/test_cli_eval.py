@@ -212,3 +212,53 @@ def test_a_judge_without_a_model_is_a_mistake(data: Any, model: Path) -> None:
     done = run("eval", "qa", *data, "--model", model, "--judge-url", "http://127.0.0.1:1/v1")
     assert done.exit_code == 2
     assert "--judge-model" in done.output
+
+
+def test_engine_settings_reach_the_engine(data: Any, model: Path) -> None:
+    words = ("--model", model, "--max-rounds", 0, "--limit", 2, "--json", "-")
+    done = CliRunner().invoke(app, [str(word) for word in ("eval", "qa", *data, *words)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["settings"]["max_rounds"] == 0
+    assert all(record["cited"] == [] for record in result["records"])
+
+
+def test_baselines_see_what_the_model_sees(data: Any, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bm25s", reason="needs the extra `eval`")
+    words = ("--model", model, "--baseline", "bm25,routed-text", "--json", tmp_path / "o.json")
+    assert run("eval", "retrieval", *data, *words).exit_code == 0
+    result = json.loads((tmp_path / "o.json").read_text())
+    assert result["systems"].keys() == {"memsparse", "bm25", "routed-text"}
+    assert len({metrics["recall@1"]["n"] for metrics in result["systems"].values()}) == 1
+    own, text = (result["systems"][name]["recall@1"]["value"] for name in ("memsparse", "routed-text"))
+    assert own == text
+    done = run("eval", "retrieval", *data, "--model", model, "--baseline", "oracle")
+    assert done.exit_code == 2
+    assert "baseline 'oracle' cannot retrieve" in done.output
+
+
+def test_needles_run_from_the_command_line(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wonderwords", reason="needs the extra `eval`")
+    out = tmp_path / "n.json"
+    words = ("--lengths", "500,1K", "--tasks", "niah_single_1,niah_multikey_1", "--depths", 2, "--samples", 1)
+    done = run("eval", "needles", *words, "--document-tokens", 100, "--model", model, "--json", out)
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert result["kind"] == "needles"
+    assert {"niah_single_1@500", "niah_multikey_1@1024", "needles@1024"} <= result["systems"][
+        "memsparse"
+    ].keys()
+    assert len(result["records"]) == 2 * 2 * 2
+    assert "niah_single_1@500" in done.output
+    done = run("eval", "needles", "--tasks", "niah_single_9", "--model", model)
+    assert done.exit_code == 2
+    assert "unknown task 'niah_single_9'" in done.output
+
+
+def test_a_benchmark_becomes_corpus_and_queries(tmp_path: Path) -> None:
+    listed = run("eval", "benchmarks")
+    assert "hotpotqa" in listed.output
+    done = run("eval", "export", "hotpotqa", tmp_path / "out", "--from", tmp_path)
+    assert done.exit_code == 2
+    assert "no file" in done.output
+    assert run("eval", "export", "nothing", tmp_path / "out").exit_code == 2
