@@ -28,7 +28,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-
 def environment() -> dict[str, Any]:
     """What a figure depends on besides its settings: command, commit, device, versions."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *map(_quoted, sys.argv[1:])]),
+        "command": " ".join([_program(), *map(_quoted, sys.argv[1:])]),
         "commit": _commit(),
         "device": _device(),
         "versions": {"memsparse": __version__, "python": platform.python_version()}
@@ -184,6 +184,11 @@ def missing(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
             entry = failed.setdefault(record["system"], {"n": 0, "first": record["error"]})
             entry["n"] += 1
     return failed
+
+
+def _program() -> str:
+    started = Path(sys.argv[0])
+    return "memsparse" if started.name in {"__main__.py", "memsparse"} else started.name
 
 
 def _quoted(word: str) -> str:

@@ -301,9 +301,7 @@ def test_a_model_that_quotes_reads_on_where_it_found_nothing(loaded: LoadedModel
 def test_what_was_read_beyond_is_not_cited_when_it_did_not_help(loaded: LoadedModel) -> None:
     nowhere = answering("white cheese")
     scores = [[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.8, 0.9, 0.7, 0.1], [0.5, 0.8, 0.9, 0.7, 0.1]]
-    answer, _, _ = run(
-        loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True}, read_on=2
-    )
+    answer, _, _ = run(loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True}, read_on=2)
     assert (answer.found, rounds(answer)) == (False, [(8,), (5,), (13,), ()])
     assert cited(answer) == [8]
     once, _, _ = run(loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True})

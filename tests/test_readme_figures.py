@@ -1,0 +1,206 @@
+"""The README's figures are those of the committed result files."""
+
+import gzip
+import importlib.machinery
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "readme-figures"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def load():
+    loader = importlib.machinery.SourceFileLoader("readme_figures", str(SCRIPT))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    module = importlib.util.module_from_spec(spec)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written
+    return module
+
+
+readme_figures = load()
+FigureError, fill, stale = readme_figures.FigureError, readme_figures.fill, readme_figures.stale
+
+RESULT = {
+    "command": "memsparse eval qa --json r.json",
+    "systems": {
+        "memsparse": {"f1": {"value": 0.7449, "low": 0.70, "high": 0.78, "n": 20}},
+        "bm25": {"f1": {"value": 0.5, "low": None, "high": None, "n": 20}},
+        "oracle": {"f1": {"value": None, "low": None, "high": None, "n": 0}},
+    },
+    "rungs": [{"tokens": 16384}, {"tokens": 1048576}],
+    "nothing": None,
+    "text": "a | b",
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "plain.json").write_text(json.dumps(RESULT), "utf-8")
+    (folder / "packed.json.gz").write_bytes(gzip.compress(json.dumps(RESULT).encode()))
+    (folder / "cut.json").write_text(json.dumps({**RESULT, "partial": True}), "utf-8")
+    (folder / "damaged.json").write_text("{", "utf-8")
+    (folder / "twice.json").write_text("{}", "utf-8")
+    (folder / "twice.json.gz").write_bytes(gzip.compress(b"{}"))
+    return folder
+
+
+def marked(body, name="a"):
+    return f"before\n\n<!-- figures:{name} -->\n{body}<!-- /figures -->\n\nafter\n"
+
+
+@pytest.mark.skipif("<!-- figures:" not in README, reason="README.md has no figures markers yet")
+def test_the_readme_agrees_with_the_files():
+    assert stale(README, readme_figures.FIGURES, ROOT / "benchmarks" / "results") == []
+    assert set(re.findall(r"<!-- figures:(\S+) -->", README)) == set(readme_figures.FIGURES)
+
+
+@pytest.mark.parametrize("name", readme_figures.FIGURES)
+def test_every_table_can_be_made(name):
+    made = readme_figures.table(readme_figures.FIGURES[name], ROOT / "benchmarks" / "results")
+    assert "{" not in made
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in made.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "made"),
+    [
+        ("{plain:systems/memsparse/f1/value:percent}", "74 %"),
+        ("{packed:systems/memsparse/f1/value:percent1}", "74.5 %"),
+        ("{plain:systems/memsparse/f1:estimate}", "74.5 (70.0 to 78.0)"),
+        ("{plain:systems/bm25/f1:estimate}", "50.0"),
+        ("{plain:systems/oracle/f1:estimate}", "–"),
+        ("{plain:nothing:percent}", "–"),
+        ("{plain:rungs/-1/tokens:,d}", "1,048,576"),
+        ("{plain:rungs/0/tokens}", "16384"),
+        ("{plain:systems/memsparse/f1/value:.3f}", "0.745"),
+        ("{plain:systems/memsparse/f1/value:ms}", "745 ms"),
+        ("{plain:systems/memsparse/f1/n:ms}", "20,000 ms"),
+        ("{plain:command:code}", "`memsparse eval qa --json r.json`"),
+        ("both {plain:rungs/0/tokens} and {packed:rungs/1/tokens}", "both 16384 and 1048576"),
+        ("no figure {here}, {or here }", "no figure {here}, {or here }"),
+    ],
+)
+def test_figures_as_text(results, template, made):
+    assert readme_figures.table(template, results) == f"{made}\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0 ms"), (0.0039047, "3.9 ms"), (0.0897, "90 ms"), (0.0000123, "0.012 ms")]
+)
+def test_milliseconds_have_two_digits_that_count(seconds, shown):
+    assert readme_figures.FORMATS["ms"](seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        ("{absent:command}", "absent: 0 of .*absent.json and absent.json.gz exist"),
+        ("{twice:command}", "twice: 2 of"),
+        ("{cut:command}", "cut.json is partial; finish its run"),
+        ("{damaged:command}", "damaged.json: not JSON"),
+        (
+            "{plain:systems/minilm/f1}",
+            "plain has no systems/minilm/f1: 'minilm' is missing; known there are memsparse, bm25",
+        ),
+        ("{plain:rungs/2/tokens}", "'2' is missing"),
+        ("{plain:rungs/last/tokens}", "'last' is missing"),
+        ("{plain:text/0/0}", "'0' is missing"),
+        ("{plain:text:.2f}", r"\{plain:text:.2f\}: 'a | b' cannot be shown so"),
+        ("{plain:text:estimate}", "cannot be shown so"),
+        ("{plain:rungs:percent}", "cannot be shown so"),
+    ],
+)
+def test_a_figure_that_is_not_there_is_an_error(results, template, line):
+    with pytest.raises(FigureError, match=line):
+        readme_figures.table(template, results)
+
+
+def test_only_what_stands_between_markers_is_replaced(results):
+    figures = {"a": "| {plain:rungs/0/tokens} |", "b": "{plain:command}"}
+    text = marked("old\n") + "{plain:command}\n" + marked("", "b")
+    made = fill(text, figures, results)
+    assert made == marked("| 16384 |\n") + "{plain:command}\n" + marked(
+        "memsparse eval qa --json r.json\n", "b"
+    )
+    assert stale(text, figures, results) == ["a", "b"]
+    assert stale(made, figures, results) == []
+    assert fill(made, figures, results) == made
+    assert fill("no markers\n", figures, results) == "no markers\n"
+
+
+def test_a_changed_figure_is_noticed(results):
+    figures = {"a": "{plain:rungs/0/tokens}"}
+    made = fill(marked(""), figures, results)
+    (results / "plain.json").write_text(json.dumps({**RESULT, "rungs": [{"tokens": 16385}]}), "utf-8")
+    assert stale(made, figures, results) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (marked("", "unknown"), "no table is called 'unknown'; known are a"),
+        ("<!-- figures:a -->\n", "has no other end"),
+        ("<!-- /figures -->\n", "has no other end"),
+        (f"<!-- figures:a -->\n{marked('')}", "has no other end"),
+        ("<!-- figures: a -->\n<!-- /figures -->\n", "has no other end"),
+    ],
+)
+def test_markers_that_are_wrong_are_an_error(results, text, line):
+    with pytest.raises(FigureError, match=line):
+        fill(text, {"a": "x"}, results)
+
+
+def test_comparison_has_a_row_for_each_system(results):
+    template = readme_figures.compare("plain", {"memsparse": "**memsparse**", "bm25": "BM25"}, {"f1": "F1"})
+    assert readme_figures.table(template, results).splitlines() == [
+        "| | F1 |",
+        "|---|---|",
+        "| **memsparse** | 74.5 (70.0 to 78.0) |",
+        "| BM25 | 50.0 |",
+    ]
+
+
+def test_the_script_writes_and_checks(tmp_path, results, monkeypatch, capsys):
+    monkeypatch.setattr(readme_figures, "FIGURES", {"a": "{plain:rungs/0/tokens}", "b": "{packed:command}"})
+    readme = tmp_path / "README.md"
+
+    def run(*options):
+        status = readme_figures.main([*options, "--readme", str(readme), "--results", str(results)])
+        return status, *capsys.readouterr()
+
+    before = marked("outdated\n") + marked("memsparse eval qa --json r.json\n", "b")
+    readme.write_text(before, "utf-8")
+    told = "a: the table differs from the files; run scripts/readme-figures\n"
+    assert run("--check") == (1, "", told)
+    assert readme.read_text("utf-8") == before
+    assert run() == (0, "a: written\n", "")
+    assert readme.read_text("utf-8") == before.replace("outdated", "16384")
+    assert run("--check") == run() == (0, "", "")
+    readme.write_text(marked("", "unknown"), "utf-8")
+    assert run()[0] == run("--check")[0] == 2
+    assert run("--check")[2].startswith("no table is called 'unknown'; known are a, b")
+    readme.unlink()
+    assert run("--check")[0] == 2
+
+
+def test_the_script_runs_on_its_own(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- figures:unknown -->\n<!-- /figures -->\n", "utf-8")
+    command = [sys.executable, str(SCRIPT), "--check", "--readme", str(readme)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("no table is called 'unknown'")
+    assert len(done.stderr.splitlines()) == 1
