@@ -264,28 +264,13 @@ def conduct(
         _show(told)
 
 
-_SHOWN = (
-    ("hit@1", "hit@1"),
-    ("recall@1", "R@1"),
-    ("recall@5", "R@5"),
-    ("recall@16", "R@16"),
-    ("recall@100", "R@100"),
-    ("mrr@10", "MRR@10"),
-    ("ndcg@10", "nDCG@10"),
-    ("exact_match", "EM"),
-    ("f1", "F1"),
-    ("contains", "contains"),
-    ("citation_precision", "cited P"),
-    ("citation_recall", "cited R"),
-    ("refused", "refused"),
-    ("wrongly_refused", "wrongly"),
-    ("judge", "judge"),
-    ("tokens_per_question", "tokens"),
-    ("seconds_per_question", "seconds"),
-)
+_LEFT_OUT = frozenset({"recall@10", "all@5", "all@10", "judge_match", "search_seconds", "citation_f1"})
+"""Metrics of a result that the table on the screen does without."""
 
 
 def _show(result: Mapping[str, Any]) -> None:
+    from memsparse.evaluation.figures import LABELS
+
     for head, systems in _sections(result):
         if head:
             say(head, bold=True)
@@ -294,7 +279,11 @@ def _show(result: Mapping[str, Any]) -> None:
             rows = [(system, name, _cell(name, value)) for system, name, value in cells if "@" in name]
             show_rows(rows, ("system", "task", "score"), always_head=True)
         else:
-            shown = [(name, title) for name, title in _SHOWN if any(_has(m, name) for m in systems.values())]
+            shown = [
+                (name, title)
+                for name, title in LABELS.items()
+                if name not in _LEFT_OUT and any(_has(metrics, name) for metrics in systems.values())
+            ]
             table = [
                 (system, *(_cell(name, metrics.get(name)) for name, _ in shown))
                 for system, metrics in systems.items()
