@@ -10,22 +10,26 @@ import typer
 
 from memsparse.cli_measure import (
     beside,
+    check_baselines,
     conduct,
     default_document_tokens,
     default_read,
     describe_files,
     describe_inputs,
     describe_model,
+    digest,
     groups,
     growing_stream,
     open_baselines,
     open_inputs,
     open_judge,
     read_conditions,
-    remove,
+    remove_unless,
+    result_path,
     token_counter,
 )
 from memsparse.console import note, progress, say, show_rows
+from memsparse.errors import ConfigError
 from memsparse.options import CommandGroup, Decoding, ListCommand, Model
 
 if TYPE_CHECKING:
@@ -91,7 +95,7 @@ def retrieval(
     """Rank the documents of a corpus for each question."""
     from memsparse.evaluation.retrieval import run_retrieval, summarise_layers, summarise_retrieval
 
-    with open_inputs(corpus, queries, model, baseline, limit, seed, where) as inputs:
+    with open_inputs(corpus, queries, model, baseline, limit, seed, where, out=out, by=by) as inputs:
 
         def measure(records: "RecordFile") -> None:
             systems = inputs.systems("retrieve", records)
@@ -128,6 +132,7 @@ def qa(
     judge_url: JudgeUrl = None,
 ) -> None:
     """Answer each question from a corpus."""
+    from memsparse.evaluation.judge import agreement, prompt_digest
     from memsparse.evaluation.qa import run_qa, summarise_qa
 
     judge = open_judge(judge_model, judge_url)
@@ -138,9 +143,11 @@ def qa(
     }
     engine = {name: value for name, value in given.items() if value is not None}
     with open_inputs(
-        corpus, queries, model, baseline, limit, seed, where, read=read, engine=engine
+        corpus, queries, model, baseline, limit, seed, where, out=out, by=by, read=read, engine=engine
     ) as inputs:
-        settings = {**inputs.settings, "read": inputs.read, "judge": judge_model, **engine}
+        settings = {**inputs.settings, "read": inputs.read, **engine}
+        if judge is not None:
+            settings["judge"] = {"model": judge_model, "url": judge_url, "prompt_sha256": prompt_digest()}
 
         def measure(records: "RecordFile") -> None:
             systems = inputs.systems("answer", records)
@@ -148,8 +155,6 @@ def qa(
                 run_qa(systems, inputs.questions, records, judge=judge, on_progress=show)
 
         def summarise(records: "RecordFile") -> dict[str, Any]:
-            from memsparse.evaluation.judge import agreement
-
             rows = records.records
             result = {
                 "systems": summarise_qa(rows, seed=seed),
@@ -194,6 +199,8 @@ def needles(
     from memsparse.evaluation.questions import load_corpus
     from memsparse.evaluation.scaling import parse_tokens
 
+    result_path(out)
+    peers = check_baselines(baseline)
     named = TASKS if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
     texts = load_corpus(haystack) if haystack else None
     loaded = load_model(model)
@@ -214,6 +221,9 @@ def needles(
         "samples": samples,
         "depths": list(config.depths),
         "document_tokens": config.document_tokens,
+        "tasks": list(config.tasks),
+        "lengths": list(config.lengths),
+        "baselines": peers,
         "read": reads,
         **engine,
     }
@@ -235,7 +245,7 @@ def needles(
                 )
 
         def facts(records: "RecordFile") -> dict[str, Any]:
-            made = records.marks.values()
+            made = [facts for name, facts in records.marks.items() if name.startswith("length ")]
             return {name: sum(each[name] for each in made) for name in ("documents", "tokens")}
 
         conduct(
@@ -284,8 +294,12 @@ def scaling(
     from memsparse.evaluation.questions import load_corpus, load_questions
     from memsparse.evaluation.scaling import choose_questions, parse_tokens, run_scaling, summarise_scaling
 
+    path, listed = result_path(out), check_baselines(baseline)
     sizes = parse_tokens(rungs)
-    most = None if peer_limit is None else parse_tokens(peer_limit)[0]
+    limits = [] if peer_limit is None else parse_tokens(peer_limit)
+    if len(limits) > 1:
+        raise ConfigError(f"--peer-limit is {peer_limit!r}; give one size")
+    most = limits[0] if limits else None
     documents = load_corpus(corpus)
     asked = load_questions(
         queries, known={document.id for document in documents}, where=read_conditions(where)
@@ -300,9 +314,16 @@ def scaling(
         "distractors": describe_files(distractors or []),
         "generated": generated,
         "answers": answers,
+        "documents": digest(documents),
+        "baselines": listed,
+        "peer_limit": most,
     }
     with ExitStack() as stack:
-        place = bank or (beside(out, ".bank") if out and out != "-" else None)
+        place = bank or (None if path is None else beside(path, ".bank"))
+        if path is not None and place is not None and bank is None:
+            unfinished = beside(path, ".partial")
+            remove_unless(place, unfinished)  # a bank without records is of a run that ended otherwise
+            stack.callback(remove_unless, place, unfinished)
         folder = place or Path(stack.enter_context(TemporaryDirectory())) / "scaling.bank"
         engine = stack.enter_context(MemoryEngine.open(folder, loaded, segment_documents=2048))
         peers = open_baselines(baseline, engine, "retrieve")
@@ -337,8 +358,6 @@ def scaling(
             summarise,
             lambda records: {"documents": stats().documents, "tokens": stats().tokens},
         )
-        if place is not None and bank is None:
-            stack.callback(remove, folder)
 
 
 @app.command()

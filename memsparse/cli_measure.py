@@ -1,6 +1,7 @@
 """One evaluation from the command line: its inputs, its records on disk, its table on the screen."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memsparse.console import note, progress, say, show_json, show_rows
-from memsparse.errors import ConfigError, MemSparseError
+from memsparse.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from memsparse.engine.engine import MemoryEngine
@@ -65,12 +66,15 @@ def open_inputs(
     seed: int,
     where: list[str] | None,
     *,
+    out: str | None = None,
+    by: str | None = None,
     read: int | None = None,
     engine: Mapping[str, Any] | None = None,
 ) -> Iterator[Inputs]:
     """Read and check everything, then encode what is new of the corpus, in a bank of the cache.
 
     Args:
+        out: where the result will go; checked like everything else before the long work.
         read: documents a baseline reads to answer. None: as `default_read` says.
         engine: single fields of `EngineConfig`.
     """
@@ -78,6 +82,8 @@ def open_inputs(
     from memsparse.engine.loading import load_model
     from memsparse.evaluation.questions import load_corpus, load_questions
 
+    result_path(out)
+    peers = check_baselines(baseline)
     documents = load_corpus(corpus)
     questions = load_questions(
         queries,
@@ -86,6 +92,8 @@ def open_inputs(
         seed=seed,
         where=read_conditions(where),
     )
+    if by is not None and all(by not in question.extra for question in questions):
+        raise ConfigError(f"no question has a field {by!r}; leave --by out, or name another field")
     loaded = load_model(model)
     with progress("encoding") as show:
         opened, added = open_folder(
@@ -98,9 +106,36 @@ def open_inputs(
         )
     if added.tokens:
         note(f"{added.tokens} tokens encoded in {added.seconds:.1f} s", dim=True)
-    settings = describe_inputs(corpus, queries, loaded, limit, seed, where)
+    settings = describe_inputs(corpus, queries, loaded, limit, seed, where) | {
+        "documents": digest(documents),
+        "baselines": peers,
+    }
     with opened:
         yield Inputs(opened, documents, questions, baseline, read or default_read(loaded), settings)
+
+
+def check_baselines(names: str) -> list[str]:
+    """Read a comma-separated list.
+
+    Raises: ConfigError for a name that is neither known nor a path to a factory.
+    """
+    from memsparse.evaluation.baselines import BASELINES
+
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    for name in listed:
+        if name not in BASELINES and ":" not in name:
+            raise ConfigError(
+                f"unknown baseline {name!r}; known: {', '.join(BASELINES)}, or package.module:factory"
+            )
+    return listed
+
+
+def digest(documents: "Sequence[Document]") -> str:
+    """What tells one corpus from another, folders included."""
+    told = hashlib.sha256()
+    for document in documents:
+        told.update(json.dumps([document.id, document.title, document.text]).encode())
+    return told.hexdigest()[:16]
 
 
 def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: int = 4) -> "list[System]":
@@ -108,7 +143,7 @@ def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: in
 
     Raises: ConfigError for an unknown one, or one without the method `ability`.
     """
-    listed = [name.strip() for name in names.split(",") if name.strip()]
+    listed = check_baselines(names)
     if not listed:
         return []
     from memsparse.evaluation.baselines import make_baselines
@@ -227,41 +262,65 @@ def conduct(
     facts: "Callable[[RecordFile], dict[str, Any]]",
 ) -> None:
     """Measure, keeping every record; write what there is even if it is cut short, and show the figures."""
-    from memsparse.evaluation.results import RecordFile, environment, missing
+    from memsparse.evaluation.results import RecordFile, environment, is_finished, missing
 
-    path = None if out in (None, "-") else Path(str(out))
+    path = result_path(out)
+    here = environment()
     records = RecordFile(path, {"kind": kind, **settings}, key=key)
     if records.records:
         note(f"going on after {len(records.records)} records in {records.path}")
+    session = {name: here[name] for name in ("commit", "device", "versions")}
+    sessions = [*records.marks.get("sessions", []), session]
+    if session not in sessions[:-1]:
+        records.mark("sessions", sessions)
 
     def result() -> dict[str, Any]:
         named = [entry["file"] for entry in settings.get("corpus", [])]
         told = {
             "kind": kind,
-            **environment(),
+            **here,
             "seed": settings["seed"],
             "settings": dict(settings),
             "partial": False,
             "corpus": {**facts(records), "files": named},
             **summarise(records),
         }
-        failed = missing(records.records)
-        return {**told, "missing": failed} if failed else told
+        if failed := missing(records.records):
+            told["missing"] = failed
+        if len(records.marks["sessions"]) > 1:  # parts were measured by other code, or elsewhere
+            told["sessions"] = records.marks["sessions"]
+        return told
 
     try:
         measure(records)
-    except (KeyboardInterrupt, MemSparseError):
+        told = result()
+        if path is not None:
+            records.write(path, told, partial=False)
+    except BaseException:
         if path is not None and records.records:
-            records.write(path, result(), partial=True)
+            if not is_finished(path):
+                records.write(path, result(), partial=True)
             note(f"{len(records.records)} records are kept; the same command goes on from there")
         raise
-    told = result()
-    if path is not None:
-        records.write(path, told, partial=False)
+    finally:
+        records.close()
     if out == "-":
         show_json({**told, "records": records.records})
     else:
         _show(told)
+
+
+def result_path(out: str | None) -> Path | None:
+    """Where a result goes; None: to the screen alone.
+
+    Raises: InputError for what cannot be a file.
+    """
+    if out is None or out == "-":
+        return None
+    path = Path(out)
+    if not out or path.is_dir():
+        raise InputError(f"--json is {out!r}; name a file, or - for standard output")
+    return path
 
 
 _LEFT_OUT = frozenset({"recall@10", "all@5", "all@10", "judge_match", "search_seconds", "citation_f1"})
@@ -289,6 +348,12 @@ def _show(result: Mapping[str, Any]) -> None:
                 for system, metrics in systems.items()
             ]
             show_rows(table, ("system", *(title for _, title in shown)), always_head=True)
+    for system, metrics in result["systems"].items():
+        if _has(metrics, "exact_match") and "judge" in metrics:
+            asked = metrics["exact_match"]["n"]
+            lacking = asked - min(metrics[name]["n"] for name in ("judge", "judge_match"))
+            if lacking:
+                note(f"{system}: the judge left {lacking} of {asked} answers without a mark")
     for system, entry in (result.get("missing") or {}).items():
         note(f"{system} failed on {entry['n']} questions, first: {entry['first']}")
 
@@ -322,26 +387,21 @@ def _cell(name: str, estimate: Mapping[str, Any] | None) -> str:
 def groups(
     records: "Sequence[Record]", by: str | None, summarise: "Callable[[Sequence[Record]], dict[str, Any]]"
 ) -> dict[str, Any]:
-    """Figures for each value of a field of the questions, as a part of the result.
-
-    Raises: ConfigError if no question has the field.
-    """
+    """Figures for each value of a field of the questions, as a part of the result."""
     from memsparse.evaluation.results import by_group
 
     if by is None:
         return {}
     found = by_group(records, by)
-    if records and not found:
-        raise ConfigError(f"no question has a field {by!r}; leave --by out, or name another field")
     return {"by": by, "groups": {value: summarise(rows) for value, rows in sorted(found.items())}}
 
 
-def beside(out: str, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
     """A path that goes with a result file."""
-    path = Path(out)
     return path.with_name(path.name + suffix)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder a run needed."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_unless(folder: Path, needed: Path) -> None:
+    """Remove a folder that is of use only while another file is there."""
+    if not needed.exists():
+        shutil.rmtree(folder, ignore_errors=True)

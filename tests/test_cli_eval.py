@@ -144,6 +144,24 @@ def test_an_interrupted_run_is_marked_and_goes_on(
     assert [record["id"] for record in whole["records"]] == ["q0", "q1", "q2", "q3", "q4"]
 
 
+def test_measuring_again_and_stopping_keeps_the_finished_result(
+    data: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+    command = ("eval", "retrieval", *data, "--model", model, "--json", out)
+    assert run(*command).exit_code == 0
+    finished, measure = out.read_bytes(), retrieval._measure
+
+    def stop_at_the_second(system: Any, question: Any) -> Any:
+        if question.id != "q0":
+            raise KeyboardInterrupt
+        return measure(system, question)
+
+    monkeypatch.setattr(retrieval, "_measure", stop_at_the_second)
+    assert run(*command).exit_code == 130
+    assert out.read_bytes() == finished
+
+
 def test_a_killed_run_goes_on(data: Any, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "memsparse", "eval", "retrieval", *map(str, data)]
@@ -189,6 +207,8 @@ def test_scaling_measures_every_rung(data: Any, model: Path, tmp_path: Path) -> 
         (["--where", "kind"], "write FIELD=VALUE"),
         (["--where", "kind=none"], "no questions with kind=none"),
         (["--by", "colour"], "no question has a field 'colour'"),
+        (["--corpus", "-"], "cannot come from standard input"),
+        (["--json", "/"], "name a file"),
         (["--queries", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--corpus", "nowhere"], "no such file or folder"),
         (["--limit", "0"], "--limit"),

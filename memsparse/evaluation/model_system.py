@@ -21,6 +21,7 @@ class ModelSystem:
         self.engine = engine
         self.namespace = namespace
         self._ids: dict[int, str] = {}
+        self._documents = 0
         self._version = -1
 
     def add(self, documents: Sequence[Document], on_progress: OnProgress | None = None) -> None:
@@ -34,9 +35,9 @@ class ModelSystem:
 
     def retrieve(self, question: Question, limit: int) -> Ranking:
         """Route the question once; documents by the mean score over the memory layers."""
-        began = perf_counter()
         self._refresh()
-        wanted = min(limit, len(set(self._ids.values())))
+        began = perf_counter()
+        wanted = min(limit, self._documents)
         asked = limit
         while True:
             routed = self.engine.route(question.text, limit=asked, namespace=self.namespace)
@@ -100,6 +101,7 @@ class ModelSystem:
         for info in self.engine.bank.documents():
             for number in info.numbers:
                 self._ids[number] = info.id
+        self._documents = len(set(self._ids.values()))
         self._version = version
 
 

@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from memsparse.engine.engine import MemoryEngine
@@ -19,7 +21,7 @@ from memsparse.evaluation.text_reader import TextReader
 from memsparse.types import Document
 
 _DEPTH = 100
-"""Documents a peer ranks; those of other samples are then passed over."""
+"""Documents a peer ranks at first; those of other samples are then passed over."""
 _SEGMENT = 2048
 
 Ask = Callable[[Sample], Reply]
@@ -127,9 +129,16 @@ def _reading(peer: Retriever, documents: Mapping[str, Document], reader: TextRea
     """Answers by what a peer ranks first among the documents a sample may see."""
 
     def ask(sample: Sample) -> Reply:
-        ranking = peer.retrieve(Question(id=sample.id, text=sample.question), _DEPTH)
-        seen = [documents[id_] for id_ in ranking.documents if documents[id_].namespace in sample.namespaces]
-        return reader.read(sample.question, seen[:read])
+        began = perf_counter()
+        depth = _DEPTH
+        while True:
+            ranked = peer.retrieve(Question(id=sample.id, text=sample.question), depth).documents
+            seen = [documents[id_] for id_ in ranked if documents[id_].namespace in sample.namespaces]
+            if len(seen) >= read or len(ranked) < depth:
+                break
+            depth *= 4  # most of those were of other samples
+        reply = reader.read(sample.question, seen[:read])
+        return replace(reply, seconds=perf_counter() - began)
 
     return ask
 
@@ -146,7 +155,11 @@ def summarise_needles(records: RecordFile, *, seed: int) -> dict[str, Any]:
             "wrongly_refused": bootstrap([float(not row["found"]) for row in rows], seed=seed).to_json(),
             "seconds_per_question": bootstrap([row["seconds"] for row in rows], seed=seed).to_json(),
         }
-    lengths = {name.partition(" ")[2]: facts for name, facts in records.marks.items()}
+    lengths = {
+        name.removeprefix("length "): facts
+        for name, facts in records.marks.items()
+        if name.startswith("length ")
+    }
     return {"systems": systems, "lengths": lengths, "degradation": _degradation(records.records, seed)}
 
 

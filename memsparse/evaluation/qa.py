@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memsparse.errors import MemSparseError
+from memsparse.errors import InputError, MemSparseError
 from memsparse.evaluation.judge import Judge
 from memsparse.evaluation.metrics import (
     bootstrap,
@@ -32,6 +32,8 @@ def run_qa(
 ) -> None:
     """Ask every question, system by system; what `records` holds is not asked again.
 
+    Questions with documents but without accepted answers are left out.
+
     Args:
         judge: gives each answer to an answerable question a mark too.
         extra: further fields of every record.
@@ -39,6 +41,8 @@ def run_qa(
     patient = None if judge is None else _Patient(judge)
     answerers = [system for system in systems if isinstance(system, Answerer)]
     asked = [question for question in questions if question.answers or not question.answerable]
+    if not asked:
+        raise InputError('no question has accepted answers or is unanswerable; give questions with "answers"')
     done = 0
     for system in answerers:
         for question in asked:
@@ -71,6 +75,7 @@ def _measure(system: Answerer, question: Question, judge: _Patient | None) -> Re
         "question": question.text,
         "answers": list(question.answers),
         "positive_ids": list(question.positive_ids),
+        "answerable": question.answerable,
     }
     if question.extra:
         told["extra"] = dict(question.extra)
@@ -113,19 +118,17 @@ def summarise_qa(records: Sequence[Record], *, seed: int) -> dict[str, dict[str,
 
 
 def _summary(rows: Sequence[Record], seed: int) -> dict[str, Any]:
-    answerable = [row for row in rows if row["positive_ids"]]
-    absent = [row for row in rows if not row["positive_ids"]]
+    answerable = [row for row in rows if row["answerable"]]
+    absent = [row for row in rows if not row["answerable"]]
+    located = [row for row in answerable if row["positive_ids"]]
     marks = [row["judge"] for row in answerable if "judge" in row]
     values: dict[str, list[float]] = {
-        name: [row[name] for row in answerable]
-        for name in (
-            "exact_match",
-            "f1",
-            "contains",
-            "citation_precision",
-            "citation_recall",
-            "citation_f1",
+        name: [row[name] for row in chosen]
+        for names, chosen in (
+            (("exact_match", "f1", "contains"), answerable),
+            (("citation_precision", "citation_recall", "citation_f1"), located),
         )
+        for name in names
     }
     values["wrongly_refused"] = [float(not row["found"]) for row in answerable]
     values["refused"] = [float(not row["found"]) for row in absent]

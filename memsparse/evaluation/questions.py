@@ -8,7 +8,7 @@ from typing import Any
 
 from memsparse.errors import DocumentError, InputError
 from memsparse.json_lines import read_rows
-from memsparse.sources import Skipped, read_documents
+from memsparse.sources import STDIN, Skipped, read_documents
 from memsparse.types import Document
 
 _FIELDS = {"id", "question", "answers", "positive_ids"}
@@ -23,23 +23,27 @@ class Question:
     answers: tuple[str, ...] = ()
     """Accepted strings; empty where only retrieval can be judged."""
     positive_ids: tuple[str, ...] = ()
-    """Ids of every document the answer needs; empty where no document holds it."""
+    """Ids of every document the answer needs; empty where no document holds it, or nobody says which do."""
+    located: bool = True
+    """Whether the file says which documents hold the answer."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else the file says: "hops", "type", "split", ..."""
 
     @property
     def answerable(self) -> bool:
         """Whether some document holds the answer."""
-        return bool(self.positive_ids)
+        return bool(self.positive_ids) or not self.located
 
 
 def load_corpus(paths: Sequence[Path]) -> list[Document]:
     """Read the documents of corpus files, or of any files and folders `read_documents` takes.
 
-    Raises: DocumentError for a damaged row or two documents with one id; InputError where there are none.
+    Raises: DocumentError for a damaged row or two documents with one id; InputError where there are none, and
+    for standard input, which can be read only once.
     """
-    problems: list[Skipped] = []
-    documents = list(read_documents(paths, strict=True, on_skip=problems.append))
+    if STDIN in map(str, paths):
+        raise InputError("a corpus cannot come from standard input, as a run may go on later; name a file")
+    documents = list(read_documents(paths, strict=True, on_skip=_nothing_is_skipped))
     if not documents:
         raise InputError(f"no documents in {', '.join(map(str, paths))}; name a corpus with text")
     return documents
@@ -69,14 +73,15 @@ def load_questions(
         if question.id in seen:
             raise DocumentError(f"{place}: id {question.id!r} is taken by an earlier line; give each its own")
         seen.add(question.id)
+        if any(name not in row or str(row[name]) != value for name, value in (where or {}).items()):
+            continue
         missing = [] if known is None else [each for each in question.positive_ids if each not in known]
         if missing:
             raise DocumentError(
                 f"{place}: positive_ids holds {missing[0]!r}, which is not in the corpus; give the corpus of "
                 "these questions"
             )
-        if all(str(row.get(name)) == value for name, value in (where or {}).items()):
-            rows.append(question)
+        rows.append(question)
     if not rows:
         told = "".join(f" with {name}={value}" for name, value in (where or {}).items())
         raise InputError(f"{path}: no questions{told}; give a file with some")
@@ -96,12 +101,13 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
         text=text.strip(),
         answers=_strings(row, "answers", place),
         positive_ids=tuple(dict.fromkeys(_strings(row, "positive_ids", place))),
-        extra={
-            name: value
-            for name, value in row.items()
-            if name not in {"id", "question", "answers", "positive_ids"}
-        },
+        located=row.get("positive_ids") is not None or not row.get("answers"),
+        extra={name: value for name, value in row.items() if name not in _FIELDS},
     )
+
+
+def _nothing_is_skipped(item: Skipped) -> None:
+    raise DocumentError(f"{item.path}: {item.reason}; repair it or leave it out")
 
 
 def _strings(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:

@@ -4,16 +4,18 @@
  "systems": {NAME: {METRIC: {"value", "low", "high", "n"}}}, ..., "records": [...]}
 """
 
+import fcntl
 import gzip
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import torch
 
@@ -28,7 +30,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-
 def environment() -> dict[str, Any]:
     """What a figure depends on besides its settings: command, commit, device, versions."""
     return {
-        "command": " ".join([_program(), *map(_quoted, sys.argv[1:])]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "device": _device(),
         "versions": {"memsparse": __version__, "python": platform.python_version()}
@@ -39,7 +41,8 @@ def environment() -> dict[str, Any]:
 class RecordFile:
     """Records of a run, appended to OUT.partial one line each, and read back when the run goes on.
 
-    Raises: InputError if what is there belongs to a run with other settings, or is no such file.
+    Raises: InputError if what is there belongs to a run with other settings, is no such file, or is being
+    written by another run, and if it cannot be written.
     """
 
     def __init__(self, out: Path | None, settings: Mapping[str, Any], *, key: Sequence[str]) -> None:
@@ -57,13 +60,31 @@ class RecordFile:
         self._key = tuple(key)
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._done: set[tuple[Any, ...]] = set()
+        self._file: BinaryIO | None = None
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror or error}; choose another --json") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read_back(self.path)
-        else:
-            self._append({"settings": self._settings})
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(
+                f"another run is writing {self.path}; wait for it, or choose another --json"
+            ) from None
+        except InputError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
 
     def __contains__(self, record: Mapping[str, Any]) -> bool:
         """Whether a record with these key fields is there."""
@@ -85,26 +106,35 @@ class RecordFile:
         if not partial and self.path is not None:
             self.path.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let go of the file; another run may then go on."""
+        if self._file is not None:
+            self._file.close()
+            if not self.records and self.path is not None:
+                self.path.unlink(missing_ok=True)
+
     def _key_of(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(record[name] for name in self._key)
 
     def _take(self, record: Record) -> None:
-        self.records.append(record)
-        self._done.add(self._key_of(record))
+        if record not in self:
+            self.records.append(record)
+            self._done.add(self._key_of(record))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        text = json.dumps(line, allow_nan=False)
+        if self._file is not None:
+            self._file.write(f"{text}\n".encode())
+            self._file.flush()
 
     def _read_back(self, path: Path) -> None:
-        lines = path.read_bytes().split(b"\n")
-        whole = b"\n".join(lines[:-1])  # a process killed while it wrote leaves half a line
-        if lines[-1]:
-            path.write_bytes(whole + b"\n" if whole else b"")
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]  # a process killed while it wrote leaves half a line
+        os.truncate(path, len(whole))
         try:
             entries = [json.loads(line) for line in whole.splitlines()]
-            if not entries:
+            if len(entries) < 2 and all("settings" in entry for entry in entries):  # nothing was measured
+                os.truncate(path, 0)
                 self._append({"settings": self._settings})
                 return
             theirs = entries[0]["settings"]
@@ -137,8 +167,19 @@ def write_result(out: Path, result: Mapping[str, Any]) -> None:
         data = gzip.compress(data, mtime=0)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".writing")
-    aside.write_bytes(data)
-    os.replace(aside, out)
+    try:
+        aside.write_bytes(data)
+        os.replace(aside, out)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror or error}; choose another --json") from error
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a result of a run that was not cut short lies there."""
+    try:
+        return not read_result(out).get("partial")
+    except InputError:
+        return False
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -189,10 +230,6 @@ def missing(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
 def _program() -> str:
     started = Path(sys.argv[0])
     return "memsparse" if started.name in {"__main__.py", "memsparse"} else started.name
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word
 
 
 def _version(package: str) -> str | None:

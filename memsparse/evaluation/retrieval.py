@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from memsparse.errors import MemSparseError
+from memsparse.errors import InputError, MemSparseError
 from memsparse.evaluation.metrics import (
+    Ranks,
     all_at,
     bootstrap,
     hit_at,
@@ -22,8 +23,6 @@ DEPTH = 100
 """Documents ranked for each question."""
 SHOWN = 16
 """Documents a record names."""
-
-Ranks = Sequence[int | None]
 
 METRICS: Mapping[str, Callable[[Ranks], float]] = {
     "hit@1": partial(hit_at, k=1),
@@ -48,6 +47,8 @@ def run_retrieval(
         extra: further fields of every record.
     """
     asked = [question for question in questions if question.positive_ids]
+    if not asked:
+        raise InputError("no question has positive_ids; give questions that say which documents they need")
     rankers = [system for system in systems if isinstance(system, Retriever)]
     done = 0
     for system in rankers:

@@ -32,7 +32,7 @@ def parse_tokens(text: str) -> list[int]:
     sizes = []
     for word in text.upper().replace("_", "").split(","):
         digits, unit = (word[:-1], _UNITS[word[-1]]) if word[-1:] in _UNITS else (word, 1)
-        if not digits.strip().isdigit() or int(digits) == 0:
+        if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
             raise ConfigError(f"{word!r} is no number of tokens; write sizes like 16K,64K,1M")
         sizes.append(int(digits) * unit)
     return sorted(set(sizes))
@@ -105,13 +105,21 @@ class Growth:
         began = perf_counter()
         if not self._begun:
             self._begun = True
+            stored = {info.id for info in self.engine.bank.documents()}
             self._add(self._questioned)
-            known = self.engine.bank.stats().documents - len(self._questioned)
-            self._hand_out(list(islice(self._stream, known)))
+            own = {document.id for document in self._questioned}
+            known = list(islice(self._stream, len(stored - own)))
+            if {document.id for document in known} != stored - own:
+                raise InputError(
+                    f"bank {self.engine.bank.path} holds other documents than this run would put there; "
+                    "remove it, or choose another --bank"
+                )
+            self._hand_out(known)
+        size, at_once = 1.0, 4
         while (have := self.engine.bank.stats()).tokens < tokens:
-            per_document = max(1.0, have.tokens / max(1, have.documents))
-            missing = int(0.8 * (tokens - have.tokens) / per_document)  # the next ones may be longer
-            batch = list(islice(self._stream, max(1, min(_BATCH, missing))))
+            size = max(size, have.tokens / max(1, have.documents))
+            missing = int(0.8 * (tokens - have.tokens) / size)  # the next ones may be longer
+            batch = list(islice(self._stream, max(1, min(at_once, missing))))
             if not batch:
                 if have.tokens < tokens / 2:
                     raise InputError(
@@ -120,8 +128,10 @@ class Growth:
                     )
                 break
             self._add(batch)
+            now = self.engine.bank.stats().tokens
+            size, at_once = (now - have.tokens) / len(batch), min(_BATCH, 4 * at_once)
             if on_progress:
-                on_progress(min(tokens, self.engine.bank.stats().tokens), tokens)
+                on_progress(min(tokens, now), tokens)
         return perf_counter() - began
 
     def fill_peers(self, on_progress: OnProgress | None = None) -> None:
@@ -166,7 +176,15 @@ def run_scaling(
     for rung in rungs:
         if on_note:
             on_note(f"{rung:,} tokens")
+        systems: list[System] = [model]
+        if peer_limit is None or rung <= peer_limit:
+            systems += peers
         began_with = engine.bank.stats().tokens
+        if not _measured(records, rung, systems, questions, answers) and began_with > _most(rung, records):
+            raise InputError(
+                f"bank {engine.bank.path} holds {began_with:,} tokens, more than the {rung:,} still to be "
+                "measured; remove it and the .partial file to begin anew, or choose another --bank"
+            )
         seconds = growth.grow(rung, on_progress=on_progress)
         if f"rung {rung}" not in records.marks:
             stats = engine.bank.stats()
@@ -180,11 +198,8 @@ def run_scaling(
                     "add_seconds": round(seconds, 3),
                 },
             )
-        systems: list[System] = [model]
-        if peers and (peer_limit is None or rung <= peer_limit):
-            if not _complete(records, rung, peers, questions):
-                growth.fill_peers(on_progress)
-            systems += peers
+        if len(systems) > 1 and not _measured(records, rung, systems, questions, answers=False):
+            growth.fill_peers(on_progress)
         run_retrieval(
             systems, questions, records, on_progress=on_progress, extra={"rung": rung, "kind": "rank"}
         )
@@ -194,12 +209,22 @@ def run_scaling(
             )
 
 
-def _complete(records: RecordFile, rung: int, peers: Sequence[System], questions: Sequence[Question]) -> bool:
+def _measured(
+    records: RecordFile, rung: int, systems: Sequence[System], questions: Sequence[Question], answers: bool
+) -> bool:
+    """Whether nothing of a rung is left to be asked."""
+    kinds = [("rank", system.name) for system in systems] + [("answer", NAME)] * answers
     return all(
-        {"rung": rung, "kind": "rank", "system": peer.name, "id": question.id} in records
-        for peer in peers
+        {"rung": rung, "kind": kind, "system": name, "id": question.id} in records
+        for kind, name in kinds
         for question in questions
     )
+
+
+def _most(rung: int, records: RecordFile) -> float:
+    """Tokens a bank may hold that is to be measured at a rung: what it was filled to, or a document more."""
+    mark = records.marks.get(f"rung {rung}")
+    return float(mark["tokens"]) if mark else 1.1 * rung + 1024
 
 
 def summarise_scaling(
@@ -231,18 +256,20 @@ def summarise_scaling(
         "rungs": told,
         "systems": told[-1]["systems"] if told else {},
         "layers": told[-1]["layers"] if told else {},
-        "degradation": _degradation(records, [entry["rung"] for entry in told], seed),
+        **_degradation(records, [entry["rung"] for entry in told], seed),
     }
 
 
-def _degradation(records: Sequence[Record], rungs: Sequence[int], seed: int) -> dict[str, dict[str, Any]]:
+def _degradation(records: Sequence[Record], rungs: Sequence[int], seed: int) -> dict[str, Any]:
     """Relative loss of every system between its first and its last rung, over the same questions."""
     lost: dict[str, dict[str, Any]] = {}
+    between: dict[str, list[int]] = {}
     for name in dict.fromkeys(row["system"] for row in records):
         rows = [row for row in records if row["system"] == name and "error" not in row]
         own = [rung for rung in rungs if any(row["rung"] == rung for row in rows)]
         if len(own) < 2:
             continue
+        between[name] = [own[0], own[-1]]
         first, last = (
             {(row["kind"], row["id"]): row for row in rows if row["rung"] == rung}
             for rung in (own[0], own[-1])
@@ -253,7 +280,7 @@ def _degradation(records: Sequence[Record], rungs: Sequence[int], seed: int) -> 
                 lost.setdefault(name, {})[metric] = degradation(
                     [measure(first[key]) for key in both], [measure(last[key]) for key in both], seed=seed
                 ).to_json()
-    return lost
+    return {"degradation": lost, "degradation_between": between}
 
 
 def _ranked(metric: str) -> tuple[str, Callable[[Record], float]]:

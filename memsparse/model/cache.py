@@ -55,4 +55,5 @@ class MemSparseCache(DynamicCache):
                 scores=kv.scores[here],
                 document_of_slot=kv.document_of_slot[here],
                 all_scores=None if kv.all_scores is None else kv.all_scores[here],
+                chunks=None if kv.chunks is None else kv.chunks[here],
             )

@@ -79,12 +79,12 @@ def test_an_interrupted_run_goes_on_to_the_same_records(
         return answer(self, question)
 
     monkeypatch.setattr(ModelSystem, "answer", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(RecordFile(tmp_path / "o.json", {}, key=KEY), tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt), RecordFile(tmp_path / "o.json", {}, key=KEY) as records:
+        run(records, tmp_path / "b")
     monkeypatch.setattr(ModelSystem, "answer", answer)
-    again = RecordFile(tmp_path / "o.json", {}, key=KEY)
-    assert len(again.records) == 8
-    run(again, tmp_path / "b")
+    with RecordFile(tmp_path / "o.json", {}, key=KEY) as again:
+        assert len(again.records) == 8
+        run(again, tmp_path / "b")
 
     def essence(records: RecordFile) -> list[Any]:
         return [(row["id"], row["answer"], row["cited"]) for row in records.records]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from memsparse.errors import InputError
 from memsparse.evaluation.qa import OUTAGES, run_qa, score_reply, summarise_qa
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import RecordFile
@@ -110,13 +111,24 @@ def test_a_judge_that_is_gone_is_not_waited_for_at_every_question() -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = RecordFile(None, {}, key=KEY)
     run_qa([filled(), filled(name="other")], QUESTIONS, whole)
-    with pytest.raises(KeyboardInterrupt):
-        run_qa(
-            [filled(), filled(name="other", stops_after=1)],
-            QUESTIONS,
-            RecordFile(tmp_path / "o.json", {}, key=KEY),
-        )
-    again, records = filled(), RecordFile(tmp_path / "o.json", {}, key=KEY)
-    run_qa([again, filled(name="other")], QUESTIONS, records)
+    with pytest.raises(KeyboardInterrupt), RecordFile(tmp_path / "o.json", {}, key=KEY) as records:
+        run_qa([filled(), filled(name="other", stops_after=1)], QUESTIONS, records)
+    again = filled()
+    with RecordFile(tmp_path / "o.json", {}, key=KEY) as records:
+        run_qa([again, filled(name="other")], QUESTIONS, records)
     assert again.asked == []
     assert records.records == whole.records
+
+
+def test_answers_whose_documents_nobody_names_are_judged_by_their_words_alone() -> None:
+    unlocated = Question(id="u", text="who?", answers=("the cat",), located=False)
+    records = RecordFile(None, {}, key=KEY)
+    run_qa([filled()], [unlocated], records)
+    summary = summarise_qa(records.records, seed=0)["words"]
+    assert (summary["exact_match"]["value"], summary["exact_match"]["n"]) == (1, 1)
+    assert summary["refused"]["n"] == summary["citation_recall"]["n"] == 0
+
+
+def test_nothing_to_ask_is_an_error() -> None:
+    with pytest.raises(InputError, match="no question has accepted answers"):
+        run_qa([filled()], [QUESTIONS[5]], RecordFile(None, {}, key=KEY))

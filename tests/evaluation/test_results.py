@@ -8,6 +8,7 @@ from memsparse.evaluation.results import (
     RecordFile,
     by_system,
     environment,
+    is_finished,
     missing,
     read_result,
     write_result,
@@ -22,10 +23,11 @@ def record(number, **fields):
 
 def test_records_survive_and_are_not_asked_again(tmp_path):
     out = tmp_path / "deep" / "out.json"
-    first = RecordFile(out, SETTINGS, key=("system", "id"))
-    first.add(record(1, ranks=[1, None]))
-    first.mark("rung 16", {"tokens": 16})
-    again = RecordFile(out, SETTINGS, key=("system", "id"))
+    with RecordFile(out, SETTINGS, key=("system", "id")) as first:
+        first.add(record(1, ranks=[1, None]))
+        first.mark("rung 16", {"tokens": 16})
+    with RecordFile(out, SETTINGS, key=("system", "id")) as again:
+        pass
     assert again.records == [record(1, ranks=[1, None])]
     assert again.marks == {"rung 16": {"tokens": 16}}
     assert record(1) in again
@@ -35,25 +37,27 @@ def test_records_survive_and_are_not_asked_again(tmp_path):
 
 def test_a_line_cut_off_by_a_kill_is_dropped_and_written_over(tmp_path):
     out = tmp_path / "out.json"
-    first = RecordFile(out, SETTINGS, key=("system", "id"))
-    for number in range(3):
-        first.add(record(number))
+    with RecordFile(out, SETTINGS, key=("system", "id")) as first:
+        for number in range(3):
+            first.add(record(number))
     assert first.path is not None
     whole = first.path.read_bytes()
     for cut in range(len(whole)):
         first.path.write_bytes(whole[:cut])
-        kept = RecordFile(out, SETTINGS, key=("system", "id"))
-        assert [r["id"] for r in kept.records] == [f"q{i}" for i in range(whole[:cut].count(b"\n") - 1)]
-        kept.add(record(9))
-        assert record(9) in RecordFile(out, SETTINGS, key=("system", "id"))
+        with RecordFile(out, SETTINGS, key=("system", "id")) as kept:
+            assert [r["id"] for r in kept.records] == [f"q{i}" for i in range(whole[:cut].count(b"\n") - 1)]
+            kept.add(record(9))
+        with RecordFile(out, SETTINGS, key=("system", "id")) as again:
+            assert record(9) in again
 
 
 def test_other_settings_and_other_files_are_refused_in_a_line(tmp_path):
     out = tmp_path / "out.json"
-    RecordFile(out, SETTINGS, key=("system", "id")).add(record(1))
+    with RecordFile(out, SETTINGS, key=("system", "id")) as records:
+        records.add(record(1))
     with pytest.raises(InputError, match=r"seed=1, this one has 2; remove it"):
         RecordFile(out, {**SETTINGS, "seed": 2}, key=("system", "id"))
-    for damage in (b"nonsense\n", b"[]\n", b'{"settings": {}}\n{"else": 1}\n', b'{"record": 1}\n'):
+    for damage in (b"nonsense\n", b"[1]\n", b'{"settings": {}}\n{"else": 1}\n', b'{"record": 1}\n'):
         (tmp_path / "out.json.partial").write_bytes(damage)
         with pytest.raises(InputError, match=r"remove it$"):
             RecordFile(out, {}, key=("system", "id"))
@@ -68,6 +72,7 @@ def test_a_finished_run_leaves_one_file(tmp_path, name):
     assert read_result(out)["partial"] is True
     assert (tmp_path / f"{name}.partial").exists()
     records.write(out, {"kind": "qa"}, partial=False)
+    records.close()
     assert read_result(out) == {"kind": "qa", "partial": False, "records": records.records}
     assert [path.name for path in tmp_path.iterdir()] == [name]
     data = out.read_bytes()
@@ -105,3 +110,49 @@ def test_an_environment_says_what_a_figure_depends_on():
     assert {"memsparse", "torch", "python", "transformers"} <= told["versions"].keys()
     assert json.loads(json.dumps(told)) == told
     assert "threads" in told["device"] or told["device"]
+
+
+def test_settings_of_a_run_without_records_do_not_bind(tmp_path):
+    out = tmp_path / "out.json"
+    with RecordFile(out, SETTINGS, key=("id",)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.json.partial").write_text(
+        '{"settings": {"seed": 7}}\n'
+    )  # killed before its first record
+    with RecordFile(out, SETTINGS, key=("id",)) as records:
+        records.add({"id": 1})
+    with RecordFile(out, SETTINGS, key=("id",)) as records:
+        assert records.records == [{"id": 1}]
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+    out = tmp_path / "out.json"
+    with RecordFile(out, SETTINGS, key=("id",)) as first:
+        with pytest.raises(InputError, match="another run is writing"):
+            RecordFile(out, SETTINGS, key=("id",))
+        first.add({"id": 1})
+        first.add({"id": 1})
+        assert first.records == [{"id": 1}]
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another --json"):
+        RecordFile(tmp_path / "file" / "out.json", SETTINGS, key=("id",))
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(InputError, match="choose another --json"):
+        write_result(tmp_path / "out.json", {})
+    with (
+        RecordFile(None, SETTINGS, key=("id",)) as records,
+        pytest.raises(ValueError, match="JSON compliant"),
+    ):
+        records.add({"id": 1, "score": float("inf")})
+
+
+def test_only_a_whole_result_is_finished(tmp_path):
+    out = tmp_path / "out.json"
+    assert not is_finished(out)
+    for partial in (True, False):
+        write_result(out, {"kind": "qa", "records": [], "partial": partial})
+        assert is_finished(out) is not partial

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from memsparse.errors import InputError
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import RecordFile
 from memsparse.evaluation.retrieval import ranks_of, run_retrieval, summarise_layers, summarise_retrieval
@@ -74,10 +75,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = RecordFile(None, {}, key=KEY)
     run_retrieval([filled()], QUESTIONS, whole)
     first = filled(stops_after=2)
-    with pytest.raises(KeyboardInterrupt):
-        run_retrieval([first], QUESTIONS, RecordFile(out, {}, key=KEY))
-    again, records = filled(), RecordFile(out, {}, key=KEY)
-    run_retrieval([again], QUESTIONS, records)
+    with pytest.raises(KeyboardInterrupt), RecordFile(out, {}, key=KEY) as records:
+        run_retrieval([first], QUESTIONS, records)
+    again = filled()
+    with RecordFile(out, {}, key=KEY) as records:
+        run_retrieval([again], QUESTIONS, records)
     assert (first.asked, again.asked) == (["q0", "q1"], ["q2"])
     assert records.records == whole.records
 
@@ -93,3 +95,8 @@ def test_equal_seeds_give_equal_figures() -> None:
     records = RecordFile(None, {}, key=KEY)
     run_retrieval([filled()], QUESTIONS, records)
     assert summarise_retrieval(records.records, seed=5) == summarise_retrieval(records.records, seed=5)
+
+
+def test_questions_without_positives_alone_are_an_error() -> None:
+    with pytest.raises(InputError, match="no question has positive_ids"):
+        run_retrieval([filled()], QUESTIONS[3:], RecordFile(None, {}, key=KEY))

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def stream(count: int = 200) -> Iterator[Document]:
 
 def test_sizes_are_read_in_units_of_1024() -> None:
     assert parse_tokens("1M,16k, 4096".replace(" ", "")) == [4096, 16 * 1024, 1024**2]
-    for bad in ("", "16X", "-1", "0", "1.5M", "1,,2"):
+    for bad in ("", "16X", "-1", "0", "1.5M", "1,,2", "1²"):
         with pytest.raises(ConfigError, match="is no number of tokens"):
             parse_tokens(bad)
 
@@ -83,8 +84,10 @@ def test_a_bank_grows_and_peers_see_the_same_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stops", [1, 5, 8, 13])
 def test_an_interrupted_curve_goes_on_to_the_same_figures(tmp_path: Path, stops: int) -> None:
     def run(name: str, stops_after: int | None) -> RecordFile:
-        records = RecordFile(tmp_path / f"{name}.json", {}, key=KEY)
-        with MemoryEngine.open(tmp_path / f"{name}.bank", tiny_model(), max_new_tokens=4) as engine:
+        with (
+            RecordFile(tmp_path / f"{name}.json", {}, key=KEY) as records,
+            MemoryEngine.open(tmp_path / f"{name}.bank", tiny_model(), max_new_tokens=4) as engine,
+        ):
             run_scaling(
                 engine,
                 [WordSystem(stops_after=stops_after)],
@@ -130,3 +133,26 @@ def test_distractors_that_end_early_are_an_error_before_figures_mislead(tmp_path
     ):
         run_scaling(engine, [], DOCUMENTS, QUESTIONS, stream(3), [100, 100_000], records, answers=False)
     assert {row["rung"] for row in records.records} == {100}
+
+
+def test_a_bank_that_is_too_large_or_another_is_refused_and_not_measured(tmp_path: Path) -> None:
+    def run(rungs: list[int], documents: Iterator[Document], **more: Any) -> None:
+        with MemoryEngine.open(tmp_path / "b", tiny_model(), max_new_tokens=4) as engine:
+            records = more.pop("records", None) or RecordFile(None, {}, key=KEY)
+            run_scaling(engine, [], DOCUMENTS, QUESTIONS, documents, rungs, records, answers=False, **more)
+
+    run([2000], stream())
+    with pytest.raises(InputError, match="more than the 120 still to be measured"):
+        run([120, 2000], stream())
+    others = (Document(id=f"y{i}", text="Another text.") for i in range(200))
+    with pytest.raises(InputError, match="holds other documents"):
+        run([4000], others)
+
+
+def test_a_peer_that_comes_late_is_not_measured_on_the_larger_bank(tmp_path: Path) -> None:
+    records = RecordFile(None, {}, key=KEY)
+    with MemoryEngine.open(tmp_path / "b", tiny_model(), max_new_tokens=4) as engine:
+        run_scaling(engine, [], DOCUMENTS, QUESTIONS, stream(), RUNGS, records, answers=False)
+        with pytest.raises(InputError, match="still to be measured"):
+            run_scaling(engine, [WordSystem()], DOCUMENTS, QUESTIONS, stream(), RUNGS, records, answers=False)
+    assert {row["system"] for row in records.records} == {"memsparse"}
