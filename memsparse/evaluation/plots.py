@@ -158,7 +158,7 @@ def heat_map(result: Mapping[str, Any], *, task: str | None = None, system: str 
         axes.set_yticks(range(len(depths)), [f"{100 * depth:.0f}" for depth in depths])
         axes.set_xlim(-0.55, len(lengths) - 0.45)
         axes.set_ylim(len(depths) - 0.45, -0.55)
-        axes.set_xlabel("tokens in the bank")
+        axes.set_xlabel("tokens a question sees")
         axes.set_ylabel("depth, %")
         axes.tick_params(length=0)
         axes.grid(visible=False)

@@ -58,7 +58,7 @@ def tables_of(result: Mapping[str, Any]) -> list[Table]:
     if result.get("kind") == "needles":
         found = [_needles(systems), _by_metric(_other_than_needles(systems), f"Systems. {_SHARES}")]
     elif result.get("kind") == "scaling":
-        found = [_rungs(result), _degradation(mapping(result.get("degradation"))), _bank_sizes(result)]
+        found = [_rungs(result), _degradation(result), _bank_sizes(result)]
     else:
         found = [_by_metric(systems, f"Systems. {_SHARES}")]
     where = " at the last rung" if result.get("kind") == "scaling" else ""
@@ -185,20 +185,28 @@ def _bank_sizes(result: Mapping[str, Any]) -> Table | None:
     return Table(caption="The growing bank.", heads=("bank",), columns=columns, rows=rows)
 
 
-def _degradation(lost: Mapping[str, Any]) -> Table | None:
-    """Relative losses are shares, whatever the metric."""
+def _degradation(result: Mapping[str, Any]) -> Table | None:
+    """Relative losses are shares, whatever the metric; systems may have been measured over other rungs."""
+    lost, between = mapping(result.get("degradation")), mapping(result.get("degradation_between"))
     names = ordered(metric for metrics in lost.values() for metric in mapping(metrics))
     if not names:
         return None
     rows = tuple(
-        Row(heads=(plain(name),), cells=_cells(mapping(metrics), names)) for name, metrics in lost.items()
+        Row(heads=(plain(name), _span(between.get(name))), cells=_cells(mapping(metrics), names))
+        for name, metrics in lost.items()
     )
     return Table(
         caption="Lost from a system's first to its last rung, in percent; below it the 95 % interval.",
-        heads=("system",),
+        heads=("system", "from, to"),
         columns=_columns(names),
         rows=rows,
     )
+
+
+def _span(rungs: Any) -> str:
+    """The first and the last rung of a system."""
+    ends = [number(rung) for rung in sequence(rungs)]
+    return " to ".join(size(int(end)) for end in ends if end is not None) or NOTHING
 
 
 def _needles(systems: Mapping[str, Any]) -> Table | None:
@@ -224,7 +232,7 @@ def _needles(systems: Mapping[str, Any]) -> Table | None:
     if not rows:
         return None
     return Table(
-        caption=f"Needles found, by tokens in the bank. {_SHARES}",
+        caption=f"Needles found, by the tokens a question sees. {_SHARES}",
         heads=("system", "task"),
         columns=tuple(map(size, lengths)),
         rows=tuple(rows),

@@ -205,6 +205,7 @@ def scaling(**fields):
         rungs=rungs,
         layers={"memsparse": {"3": {"recall@1": estimate(0.7)}}},
         degradation={"memsparse": {"recall@1": lost}},
+        degradation_between={"memsparse": [16_384, 1_048_576]},
         records=records,
         **fields,
     )
