@@ -158,8 +158,7 @@ def test_figures_with_their_intervals(everything):
     assert "1M memsparse 70.0 67.0 to 73.0 50.0 47.0 to 53.0 12.0 ms" in page.text
     assert (
         "first to its last rung, in percent; below it the 95 % interval. system from, to R@1 n "
-        "memsparse 16K to 1M 22.2"
-        in page.text
+        "memsparse 16K to 1M 22.2" in page.text
     )
     assert "memsparse niah_single_1 75.0 72.0 to 78.0 · n 3" in page.text
     assert "memsparse all tasks 75.0 72.0 to 78.0 · n 3 62.5" in page.text
