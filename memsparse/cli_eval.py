@@ -95,7 +95,9 @@ def retrieval(
     """Rank the documents of a corpus for each question."""
     from memsparse.evaluation.retrieval import run_retrieval, summarise_layers, summarise_retrieval
 
-    with open_inputs(corpus, queries, model, baseline, limit, seed, where, out=out, by=by) as inputs:
+    with open_inputs(
+        corpus, queries, model, baseline, limit, seed, where, ability="retrieve", out=out, by=by
+    ) as inputs:
 
         def measure(records: "RecordFile") -> None:
             systems = inputs.systems("retrieve", records)
@@ -143,7 +145,18 @@ def qa(
     }
     engine = {name: value for name, value in given.items() if value is not None}
     with open_inputs(
-        corpus, queries, model, baseline, limit, seed, where, out=out, by=by, read=read, engine=engine
+        corpus,
+        queries,
+        model,
+        baseline,
+        limit,
+        seed,
+        where,
+        ability="answer",
+        out=out,
+        by=by,
+        read=read,
+        engine=engine,
     ) as inputs:
         settings = {**inputs.settings, "read": inputs.read, **engine}
         if judge is not None:
@@ -200,7 +213,7 @@ def needles(
     from memsparse.evaluation.scaling import parse_tokens
 
     result_path(out)
-    peers = check_baselines(baseline)
+    peers = check_baselines(baseline, "retrieve")
     named = TASKS if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
     texts = load_corpus(haystack) if haystack else None
     loaded = load_model(model)
@@ -294,7 +307,7 @@ def scaling(
     from memsparse.evaluation.questions import load_corpus, load_questions
     from memsparse.evaluation.scaling import choose_questions, parse_tokens, run_scaling, summarise_scaling
 
-    path, listed = result_path(out), check_baselines(baseline)
+    path, listed = result_path(out), check_baselines(baseline, "retrieve")
     sizes = parse_tokens(rungs)
     limits = [] if peer_limit is None else parse_tokens(peer_limit)
     if len(limits) > 1:
@@ -308,6 +321,8 @@ def scaling(
     first, questions = choose_questions(
         documents, asked, tokens=sizes[0], count=token_counter(loaded), limit=limit, seed=seed
     )
+    note(f"{len(questions)} of {len(asked)} questions: all their documents are in the first rung")
+    filled: dict[str, int] = {}
     settings = {
         **describe_inputs(corpus, queries, loaded, limit, seed, where),
         "rungs": sizes,
@@ -329,7 +344,7 @@ def scaling(
         peers = open_baselines(baseline, engine, "retrieve")
 
         def measure(records: "RecordFile") -> None:
-            stream = growing_stream(documents, distractors or [], generated, seed)
+            stream = growing_stream(documents, distractors or [], generated, seed, filled)
             with progress("scaling") as show:
                 run_scaling(
                     engine,
@@ -346,7 +361,8 @@ def scaling(
                 )
 
         def summarise(records: "RecordFile") -> dict[str, Any]:
-            return summarise_scaling(records.records, records.marks, sizes, seed=seed)
+            told = summarise_scaling(records.records, records.marks, sizes, seed=seed)
+            return {**told, "drawn": dict(filled)}
 
         stats = engine.bank.stats
         conduct(

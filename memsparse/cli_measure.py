@@ -3,8 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def open_inputs(
     seed: int,
     where: list[str] | None,
     *,
+    ability: str,
     out: str | None = None,
     by: str | None = None,
     read: int | None = None,
@@ -74,6 +76,7 @@ def open_inputs(
     """Read and check everything, then encode what is new of the corpus, in a bank of the cache.
 
     Args:
+        ability: the method baselines need: "retrieve" or "answer".
         out: where the result will go; checked like everything else before the long work.
         read: documents a baseline reads to answer. None: as `default_read` says.
         engine: single fields of `EngineConfig`.
@@ -83,7 +86,7 @@ def open_inputs(
     from memsparse.evaluation.questions import load_corpus, load_questions
 
     result_path(out)
-    peers = check_baselines(baseline)
+    peers = check_baselines(baseline, ability)
     documents = load_corpus(corpus)
     questions = load_questions(
         queries,
@@ -110,16 +113,27 @@ def open_inputs(
         "documents": digest(documents),
         "baselines": peers,
     }
+    left_out = [question for question in questions if not _can_be_asked(question, ability)]
+    if left_out:
+        what = "positive_ids" if ability == "retrieve" else "accepted answers"
+        note(f"{len(left_out)} of {len(questions)} questions have no {what} and are left out")
     with opened:
         yield Inputs(opened, documents, questions, baseline, read or default_read(loaded), settings)
 
 
-def check_baselines(names: str) -> list[str]:
+def _can_be_asked(question: "Question", ability: str) -> bool:
+    if ability == "retrieve":
+        return bool(question.positive_ids)
+    return bool(question.answers) or not question.answerable
+
+
+def check_baselines(names: str, ability: str) -> list[str]:
     """Read a comma-separated list.
 
-    Raises: ConfigError for a name that is neither known nor a path to a factory.
+    Raises: ConfigError for a name that is neither known nor a path to a factory, and for one that lacks the
+    method `ability`.
     """
-    from memsparse.evaluation.baselines import BASELINES
+    from memsparse.evaluation.baselines import ANSWER_ONLY, BASELINES
 
     listed = [name.strip() for name in names.split(",") if name.strip()]
     for name in listed:
@@ -127,6 +141,8 @@ def check_baselines(names: str) -> list[str]:
             raise ConfigError(
                 f"unknown baseline {name!r}; known: {', '.join(BASELINES)}, or package.module:factory"
             )
+        if ability != "answer" and name in ANSWER_ONLY:
+            raise ConfigError(f"baseline {name!r} cannot {ability}; leave it out here")
     return listed
 
 
@@ -143,7 +159,7 @@ def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: in
 
     Raises: ConfigError for an unknown one, or one without the method `ability`.
     """
-    listed = check_baselines(names)
+    listed = check_baselines(names, ability)
     if not listed:
         return []
     from memsparse.evaluation.baselines import make_baselines
@@ -238,18 +254,29 @@ def token_counter(loaded: "LoadedModel") -> "Callable[[Document], int]":
 
 
 def growing_stream(
-    documents: "Sequence[Document]", distractors: Sequence[Path], generated: bool, seed: int
+    documents: "Sequence[Document]",
+    distractors: Sequence[Path],
+    generated: bool,
+    seed: int,
+    drawn: dict[str, int],
 ) -> "Iterator[Document]":
-    """What a bank is filled with: the rest of the corpus, the distractors, then invented worlds."""
+    """What a bank is filled with: the corpus, the distractors, then invented worlds; `drawn` counts them."""
     from memsparse.sources import read_documents
     from memsparse.training.world import generate_world
 
-    yield from documents
-    yield from read_documents(distractors, strict=True, on_skip=lambda item: None)
-    number = 0
-    while generated:
-        yield from generate_world(seed * 1_000_003 + number, documents=512, questions=0).documents
-        number += 1
+    def invented() -> "Iterator[Document]":
+        for number in count():
+            yield from generate_world(seed * 1_000_003 + number, documents=512, questions=0).documents
+
+    sources: dict[str, Iterable[Document]] = {
+        "corpus": documents,
+        "distractors": read_documents(distractors, strict=True, on_skip=lambda item: None),
+        "generated": invented() if generated else (),
+    }
+    for name, source in sources.items():
+        for document in source:
+            drawn[name] = drawn.get(name, 0) + 1
+            yield document
 
 
 def conduct(
@@ -265,6 +292,8 @@ def conduct(
     from memsparse.evaluation.results import RecordFile, environment, is_finished, missing
 
     path = result_path(out)
+    if path is not None and is_finished(path):
+        note(f"{path} is there already; it is written anew when this run is finished")
     here = environment()
     records = RecordFile(path, {"kind": kind, **settings}, key=key)
     if records.records:

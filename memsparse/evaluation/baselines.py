@@ -38,6 +38,8 @@ from memsparse.evaluation.systems import (
 from memsparse.evaluation.text_reader import TextReader
 from memsparse.types import Document
 
+ANSWER_ONLY = frozenset({"full", "oracle"})
+"""Baselines that rank nothing."""
 INDEXES = "indexes"
 """Key of `Setup.options`: the indexes made so far, by name, so that the systems of one run share them."""
 
@@ -178,8 +180,13 @@ class Oracle:
     def answer(self, question: Question) -> Reply:
         """Read the question's positives, in their order.
 
-        Raises: InputError for a positive that was not given, and for what the model cannot take.
+        Raises: InputError for a question that does not say which they are, a positive that was not given,
+        and for what the model cannot take.
         """
+        if not question.located:
+            raise InputError(
+                f"question {question.id!r} has no positive_ids; the oracle cannot know what to read"
+            )
         missing = [id_ for id_ in question.positive_ids if id_ not in self._documents]
         if missing:
             raise InputError(

@@ -127,7 +127,7 @@ def _answer_verdict(record: Mapping[str, Any]) -> tuple[str, str]:
     if score is not None:
         words = f"{100 * score:.0f} % of the values" if found else "refused"
         return ("right" if score >= 1 else "wrong"), words
-    if not sequence(record.get("positive_ids")):
+    if not record.get("answerable", bool(sequence(record.get("positive_ids")))):
         return ("wrong", "answered, though no document holds it") if found else ("right", "rightly refused")
     if not found:
         return "wrong", "refused, though a document holds it"

@@ -191,7 +191,9 @@ def read_result(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
         result = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: no result file ({error}); give one that memsparse eval wrote") from error
+        raise InputError(
+            f"{path}: not a result file ({error}); give one that memsparse eval wrote"
+        ) from error
     if not isinstance(result, dict) or "kind" not in result or "records" not in result:
         raise InputError(f"{path}: not in the layout of a result; give one that memsparse eval wrote")
     return result
@@ -247,7 +249,7 @@ def _commit() -> str:
             [*git, "ls-files", Path(__file__).name], capture_output=True, text=True, check=False
         )
         if not inside.stdout.strip():  # installed: whatever repository lies around it is not ours
-            return f"memsparse {__version__}"
+            return f"installed {__version__}"
         done = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
             capture_output=True,
@@ -255,8 +257,8 @@ def _commit() -> str:
             check=False,
         )
     except OSError:
-        return f"memsparse {__version__}"
-    return done.stdout.strip() or f"memsparse {__version__}"
+        return f"installed {__version__}"
+    return done.stdout.strip() or f"installed {__version__}"
 
 
 def _device() -> str:

@@ -123,8 +123,8 @@ class Growth:
             if not batch:
                 if have.tokens < tokens / 2:
                     raise InputError(
-                        f"the distractors end at {have.tokens} of {tokens} tokens; give more of them, "
-                        "or smaller rungs"
+                        f"all text ends at {have.tokens} of {tokens} tokens; give more --distractors, take "
+                        "invented worlds in (--generated), or smaller rungs"
                     )
                 break
             self._add(batch)

@@ -129,7 +129,7 @@ def test_distractors_that_end_early_are_an_error_before_figures_mislead(tmp_path
     records = RecordFile(None, {}, key=KEY)
     with (
         MemoryEngine.open(tmp_path / "b", tiny_model(), max_new_tokens=4) as engine,
-        pytest.raises(InputError, match="give more of them"),
+        pytest.raises(InputError, match="give more --distractors"),
     ):
         run_scaling(engine, [], DOCUMENTS, QUESTIONS, stream(3), [100, 100_000], records, answers=False)
     assert {row["rung"] for row in records.records} == {100}
