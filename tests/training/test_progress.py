@@ -54,6 +54,15 @@ def test_a_terminal_gets_a_bar_and_lasting_entries_above_it(tmp_path, caplog, mo
     assert len(entries(tmp_path / "m.jsonl")) == 2
 
 
+@pytest.fixture
+def _interruptible():
+    """Background jobs of a shell start with SIGINT ignored; what is tested here is a program in front."""
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, outer)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_the_first_interrupt_asks_and_the_second_one_interrupts():
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
