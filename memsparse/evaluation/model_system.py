@@ -1,5 +1,6 @@
 """The measured model as a system: a memory engine, its routing and its answers by document id."""
 
+import math
 from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any
@@ -38,13 +39,14 @@ class ModelSystem:
         self._refresh()
         began = perf_counter()
         wanted = min(limit, self._documents)
-        asked = limit
+        # Parts of one document take several places.
+        asked = math.ceil(1.5 * limit * len(self._ids) / max(1, self._documents))
         while True:
             routed = self.engine.route(question.text, limit=asked, namespace=self.namespace)
             hits = _distinct((hit.citation.document_id, hit.score) for hit in routed.hits)
             if len(hits) >= wanted or len(routed.hits) < asked:
                 break
-            asked *= 2  # parts of one document took several places
+            asked *= 2
         documents, scores = [id_ for id_, _ in hits[:limit]], [score for _, score in hits[:limit]]
         seconds = perf_counter() - began
         return Ranking(
