@@ -8,7 +8,6 @@ Documents come from an invented world (`memsparse.training.world`); the model is
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from typing import Any
 
 import torch
 
-import memsparse
 from memsparse.bank import Bank
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import load_model
+from memsparse.evaluation.results import environment
 from memsparse.training.world import generate_world
 from memsparse.types import Document, Passage
 
@@ -38,17 +37,7 @@ def main() -> None:
     parser.add_argument("--model", help="model folder; default: the one in the package")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": _commit(),
-        "device": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "memsparse": memsparse.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        **measure(arguments.documents, arguments.files, arguments.model),
-    }
+    result = {**environment(), **measure(arguments.documents, arguments.files, arguments.model)}
     print(json.dumps(result, indent=1))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +119,6 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
         torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     )
     return dict(zip(("p20", "p50", "p80"), values.tolist(), strict=True))
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

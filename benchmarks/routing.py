@@ -16,9 +16,7 @@ import argparse
 import ctypes
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from memsparse.evaluation.results import environment
 from memsparse.ops.routing import TILE, collapse_keys, collapse_queries, score_documents, top_documents
 
 Ranking = tuple[Tensor, Tensor]
@@ -203,30 +202,13 @@ SIZES = ("chunks", "width_heads", "rep", "head_dim", "tokens", "top_k", "tile", 
 
 def host(device: torch.device) -> dict[str, Any]:
     """What the figures depend on besides the sizes."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
     return {
-        "commit": commit.stdout.strip() or None,
-        "uncommitted_changes": bool(changes.stdout.strip()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        **environment(device),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -250,7 +250,7 @@ def needles(
                     texts,
                     records,
                     Path(folder),
-                    peers=lambda opened: open_baselines(baseline, opened, "retrieve", read=reads),
+                    peers=lambda opened: open_baselines(peers, opened, "retrieve", read=reads),
                     read=reads,
                     engine=engine,
                     on_progress=show,
@@ -341,7 +341,7 @@ def scaling(
             stack.callback(remove_unless, place, unfinished)
         folder = place or Path(stack.enter_context(TemporaryDirectory())) / "scaling.bank"
         engine = stack.enter_context(MemoryEngine.open(folder, loaded, segment_documents=2048))
-        peers = open_baselines(baseline, engine, "retrieve")
+        peers = open_baselines(listed, engine, "retrieve")
 
         def measure(records: "RecordFile") -> None:
             stream = growing_stream(documents, distractors or [], generated, seed, filled)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """A corpus in a bank, its questions, and who is asked."""
+    """A corpus in a bank, the questions that can be asked, and who is asked."""
 
     def __init__(
         self,
         engine: "MemoryEngine",
         documents: "Sequence[Document]",
         questions: "Sequence[Question]",
-        peers: str,
+        peers: Sequence[str],
         read: int,
         settings: Mapping[str, Any],
     ) -> None:
@@ -113,18 +113,13 @@ def open_inputs(
         "documents": digest(documents),
         "baselines": peers,
     }
-    left_out = [question for question in questions if not _can_be_asked(question, ability)]
-    if left_out:
-        what = "positive_ids" if ability == "retrieve" else "accepted answers"
-        note(f"{len(left_out)} of {len(questions)} questions have no {what} and are left out")
+    ranks = ability == "retrieve"
+    asked = [question for question in questions if (question.rankable if ranks else question.judgeable)]
+    if left_out := len(questions) - len(asked):
+        what = "positive_ids" if ranks else "accepted answers"
+        note(f"{left_out} of {len(questions)} questions have no {what} and are left out")
     with opened:
-        yield Inputs(opened, documents, questions, baseline, read or default_read(loaded), settings)
-
-
-def _can_be_asked(question: "Question", ability: str) -> bool:
-    if ability == "retrieve":
-        return bool(question.positive_ids)
-    return bool(question.answers) or not question.answerable
+        yield Inputs(opened, documents, asked, peers, read or default_read(loaded), settings)
 
 
 def check_baselines(names: str, ability: str) -> list[str]:
@@ -154,18 +149,19 @@ def digest(documents: "Sequence[Document]") -> str:
     return told.hexdigest()[:16]
 
 
-def open_baselines(names: str, engine: "MemoryEngine", ability: str, *, read: int = 4) -> "list[System]":
-    """Make the baselines a comma-separated list names.
+def open_baselines(
+    names: Sequence[str], engine: "MemoryEngine", ability: str, *, read: int = 4
+) -> "list[System]":
+    """Make the baselines `check_baselines` has read.
 
-    Raises: ConfigError for an unknown one, or one without the method `ability`.
+    Raises: ConfigError for one that cannot be made, or is without the method `ability`.
     """
-    listed = check_baselines(names, ability)
-    if not listed:
+    if not names:
         return []
     from memsparse.evaluation.baselines import make_baselines
     from memsparse.evaluation.systems import Setup
 
-    peers = make_baselines(listed, Setup(engine=engine, read=read))
+    peers = make_baselines(names, Setup(engine=engine, read=read))
     for peer in peers:
         if not hasattr(peer, ability):
             raise ConfigError(f"baseline {peer.name!r} cannot {ability}; leave it out here")
@@ -401,14 +397,16 @@ def _has(metrics: Mapping[str, Any], name: str) -> bool:
     return name in metrics and metrics[name]["n"] > 0
 
 
+_DIGITS = {"judge": 2, "tokens_per_question": 0}
+"""Digits of a figure that is no share, behind the point; of others, which are seconds, three."""
+
+
 def _cell(name: str, estimate: Mapping[str, Any] | None) -> str:
+    from memsparse.evaluation.figures import is_share
+
     if estimate is None or estimate["value"] is None:
         return "-"
-    scale, digits = (
-        (1, 3) if name.startswith("seconds") else (1, 0) if name.startswith("tokens") else (100, 1)
-    )
-    if name == "judge":
-        scale, digits = 1, 2
+    scale, digits = (100, 1) if is_share(name) else (1, _DIGITS.get(name, 3))
     value, low, high = (scale * float(estimate[bound]) for bound in ("value", "low", "high"))
     return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 

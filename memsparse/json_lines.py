@@ -1,9 +1,12 @@
-"""JSON Lines, plain, gzipped or Zstandard, read line by line."""
+"""JSON Lines, plain, gzipped or Zstandard, read line by line; files written whole or not at all."""
 
 import gzip
+import io
 import json
+import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +50,33 @@ def read_rows(path: Path, *, fields: Sequence[str] = ()) -> Iterator[tuple[str, 
         if str(error).startswith(str(path)):
             raise
         raise DocumentError(f"{path}: {error}; give a readable JSON Lines file") from error
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects as gzipped JSON Lines, whole or not at all; the same rows give the same bytes.
+
+    Raises: OSError as `whole_file`.
+    """
+    with (
+        whole_file(path) as file,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        for row in rows:
+            text.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` once all of it is written; its folder is made.
+
+    Raises: OSError where it cannot be written; what was at `path` then stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".writing")
+    with aside.open("wb") as file:
+        yield file
+    os.replace(aside, path)
 
 
 def _row(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def test_figures_are_printed_and_written(
     for form in result["milliseconds"].values():
         assert 0 < form["p20"] <= form["p50"] <= form["p80"]
     assert result["ratio_p50"].keys() == {"published", "grouped"}
+    assert {"command", "commit", "versions", "threads", "date"} <= result["host"].keys()
+    assert f"{result['host']['threads']} threads" in result["host"]["device"]
 
 
 def test_no_figures_without_agreement(

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memsparse.cli import app
-from memsparse.evaluation import retrieval
+from memsparse.evaluation import baselines, retrieval
 from tests.tiny import save_tiny_model
 
 TEXTS = (
@@ -160,6 +160,33 @@ def test_measuring_again_and_stopping_keeps_the_finished_result(
     monkeypatch.setattr(retrieval, "_measure", stop_at_the_second)
     assert run(*command).exit_code == 130
     assert out.read_bytes() == finished
+
+
+def test_a_baseline_that_is_done_is_not_given_the_documents_again(
+    data: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bm25s", reason="needs the extra `eval`")
+    command = ("eval", "retrieval", *data, "--model", model, "--baseline", "bm25,routed-text")
+    command += ("--json", tmp_path / "out.json")
+    measure, add, given = retrieval._measure, baselines.IndexSystem.add, []
+
+    def stop_at_the_last(system: Any, question: Any) -> Any:
+        if system.name == "routed-text":
+            raise KeyboardInterrupt
+        return measure(system, question)
+
+    def counted(self: Any, documents: Any, on_progress: Any = None) -> None:
+        given.append(self.name)
+        add(self, documents, on_progress)
+
+    monkeypatch.setattr(retrieval, "_measure", stop_at_the_last)
+    monkeypatch.setattr(baselines.IndexSystem, "add", counted)
+    assert run(*command).exit_code == 130
+    monkeypatch.setattr(retrieval, "_measure", measure)
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert "1 of 6 questions have no positive_ids" in " ".join(done.output.split())
+    assert given == ["bm25"]
 
 
 def test_a_killed_run_goes_on(data: Any, model: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 import gzip
 import json
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 import zstandard
 
 from memsparse.errors import DocumentError
-from memsparse.json_lines import read_rows
+from memsparse.json_lines import read_rows, write_rows
 
 
 def test_plain_and_packed_rows_are_read_and_empty_lines_skipped(tmp_path):
@@ -43,3 +44,25 @@ def test_a_damaged_or_missing_file_is_named(tmp_path, damage):
         list(read_rows(tmp_path / "bad.jsonl.gz"))
     with pytest.raises(DocumentError, match=r"none\.jsonl: No such file"):
         list(read_rows(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("rows", [[], [{"id": "é\u2028", "n": 1}, {"id": "", "list": [None, 0.5]}]])
+def test_rows_come_back_as_they_were_written_and_the_bytes_are_always_the_same(tmp_path, rows):
+    path = tmp_path / "new" / "a.jsonl.gz"
+    write_rows(path, iter(rows))
+    assert [row for _, row in read_rows(path)] == rows
+    write_rows(tmp_path / "other name.gz", rows)
+    assert (tmp_path / "other name.gz").read_bytes() == path.read_bytes()
+    assert [each.name for each in path.parent.iterdir()] == ["a.jsonl.gz"]
+
+
+def test_rows_that_end_in_an_error_leave_the_file_as_it_was(tmp_path):
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"n": 2}
+        raise DocumentError("damaged")
+
+    path = tmp_path / "a.jsonl.gz"
+    write_rows(path, [{"n": 1}])
+    with pytest.raises(DocumentError, match="damaged"):
+        write_rows(path, rows())
+    assert [row for _, row in read_rows(path)] == [{"n": 1}]

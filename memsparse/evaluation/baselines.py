@@ -21,9 +21,10 @@ from types import MappingProxyType
 from memsparse.engine.engine import MemoryEngine
 from memsparse.errors import ConfigError, EngineError, InputError
 from memsparse.evaluation.dense import Backbone, DenseIndex, MiniLm
+from memsparse.evaluation.figures import OWN
 from memsparse.evaluation.index import FusedIndex, Index
 from memsparse.evaluation.lexical import Bm25Index
-from memsparse.evaluation.model_system import NAME, ModelSystem
+from memsparse.evaluation.model_system import ModelSystem
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.systems import (
     Answerer,
@@ -242,7 +243,7 @@ def make_baselines(names: Sequence[str], setup: Setup) -> list[System]:
             raise ConfigError(f"{name} makes no system; give it `name`, `add`, and `retrieve` or `answer`")
         if not isinstance(getattr(system, "name", None), str):
             raise ConfigError(f"{name} makes a system without a name; give it `name`")
-        if system.name in {NAME, *(each.name for each in systems)}:
+        if system.name in {OWN, *(each.name for each in systems)}:
             raise ConfigError(f"{name} makes a second system {system.name!r}; give it another name")
         systems.append(system)
     return systems

@@ -9,11 +9,7 @@ only. `memsparse eval scaling` builds the rungs between from these two. Names ar
 included ("nature_questions" is Natural Questions).
 """
 
-import gzip
-import io
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +19,7 @@ from memsparse.evaluation import layouts
 from memsparse.evaluation.layouts import Layout
 from memsparse.evaluation.paper import paper_tables
 from memsparse.evaluation.questions import Question
+from memsparse.json_lines import write_rows
 from memsparse.types import Document
 
 Kind = Literal["retrieval", "qa", "scaling"]
@@ -185,10 +182,9 @@ def export(name: str, folder: Path | None, out: Path) -> tuple[Path, Path]:
     Raises: as `load_benchmark`.
     """
     documents, questions = load_benchmark(name, folder)
-    out.mkdir(parents=True, exist_ok=True)
     corpus, queries = out / CORPUS, out / QUERIES
-    _write(corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in documents))
-    _write(queries, map(_row, questions))
+    write_rows(corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in documents))
+    write_rows(queries, map(_row, questions))
     return corpus, queries
 
 
@@ -200,18 +196,6 @@ def _row(question: Question) -> dict[str, Any]:
         "positive_ids": list(question.positive_ids),
         **question.extra,
     }
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    aside = path.with_name(path.name + ".writing")
-    with (
-        aside.open("wb") as file,
-        gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
-    ):
-        for row in rows:
-            text.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
 
 
 def _download(benchmark: Benchmark) -> list[Path]:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+OWN = "memsparse"
+"""The measured model, among the systems of a result."""
+
 LABELS: Mapping[str, str] = {
     "hit@1": "hit@1",
     "recall@1": "R@1",

@@ -41,6 +41,8 @@ _SECRET = 8
 """Characters a key has at least; what is shorter is a placeholder and hides nothing."""
 _TOLD = 200
 """Characters of an endpoint's own words an error repeats."""
+_LONGEST = 60.0
+"""Seconds an endpoint may ask to be left alone before the next attempt."""
 RIGHT = 4
 """The least score that counts as right where the two judgements are compared."""
 
@@ -84,7 +86,7 @@ class Judge:
     attempts: int = 4
     """Requests made for one reply before it is given up."""
     wait: float = 1.0
-    """Seconds before the second attempt; doubled before each further one."""
+    """Seconds before the second attempt, doubled before each further one; more where Retry-After says so."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     _client: Any = field(init=False, repr=False, compare=False)
 
@@ -147,16 +149,19 @@ class Judge:
 
         settings = {} if self.temperature is None else {"temperature": self.temperature}
         complete = self._client.chat.completions.with_raw_response.create
-        why = ""
+        why, asked_for = "", 0.0
         for attempt in range(self.attempts):
             if attempt:
-                self.sleep(self.wait * 2 ** (attempt - 1))
+                self.sleep(max(asked_for, self.wait * 2 ** (attempt - 1)))
+            asked_for = 0.0
             try:
                 body = complete(model=self.model, messages=list(messages), **settings).http_response.text
             except openai.APIStatusError as error:
                 why = f"the judge's endpoint replied {error.status_code}"
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
                     return None, f"{why}{self._told(error)}"  # asking again changes nothing
+                seconds = error.response.headers.get("retry-after", "")
+                asked_for = min(float(seconds), _LONGEST) if seconds.isdecimal() else 0.0
             except openai.APITimeoutError:
                 why = f"the judge's endpoint took longer than {self.timeout:g} s"
             except openai.APIConnectionError:

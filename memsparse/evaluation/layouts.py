@@ -15,14 +15,13 @@ from typing import Any
 
 from memsparse.errors import DocumentError
 from memsparse.evaluation.plain_pickle import read_plain_pickle
-from memsparse.evaluation.questions import Question
+from memsparse.evaluation.questions import FIELDS, Question
 from memsparse.json_lines import read_rows
 from memsparse.types import Document
 
 Loaded = tuple[list[Document], list[Question]]
 Layout = Callable[[Sequence[Path], str], Loaded]
 
-_OWN_FIELDS = {"id", "question", "answers", "positive_ids"}
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -80,7 +79,7 @@ def read_hipporag(paths: Sequence[Path], name: str) -> Loaded:
                 extra=_extra(row, {"question", "answer", "answer_aliases"}),
             )
         )
-    return documents, _judgeable(questions)
+    return documents, _usable(questions)
 
 
 def read_locomo(paths: Sequence[Path], name: str) -> Loaded:
@@ -118,7 +117,7 @@ def read_locomo(paths: Sequence[Path], name: str) -> Loaded:
                     extra=_extra(row, {"question", "answer"}),
                 )
             )
-    return documents, _judgeable(questions)
+    return documents, _usable(questions)
 
 
 def _question_rows(rows: Any, path: Path, name: str, documents: Sequence[Document]) -> list[Question]:
@@ -138,10 +137,10 @@ def _question_rows(rows: Any, path: Path, name: str, documents: Sequence[Documen
                 extra=_extra(row, {"query", "reference_list", "answer"}),
             )
         )
-    return _judgeable(questions)
+    return _usable(questions)
 
 
-def _judgeable(questions: Iterable[Question]) -> list[Question]:
+def _usable(questions: Iterable[Question]) -> list[Question]:
     return [question for question in questions if question.positive_ids or not question.answers]
 
 
@@ -239,7 +238,7 @@ def _answers(values: Iterable[Any], place: str) -> tuple[str, ...]:
 
 def _extra(row: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
     """What else a question's row says in a word, a number or a few words."""
-    left = row.keys() - used - _OWN_FIELDS
+    left = row.keys() - used - FIELDS
     kept = {name: row[name] for name in row if name in left and isinstance(row[name], str | int | float)}
     if "_id" in kept:
         kept["source_id"] = kept.pop("_id")

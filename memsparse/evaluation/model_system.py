@@ -1,22 +1,24 @@
 """The measured model as a system: a memory engine, its routing and its answers by document id."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from memsparse.engine.engine import MemoryEngine
+from memsparse.evaluation.figures import OWN
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.systems import LayerRanking, OnProgress, Ranking, Reply
 from memsparse.types import Answer, Document, LayerRouting
 
-NAME = "memsparse"
+SHOWN = 16
+"""Documents of a ranking that a record names."""
 
 
 class ModelSystem:
     """`MemoryEngine` as a `System`. Parts of a long document count as the document, at its best place."""
 
-    name = NAME
+    name = OWN
 
     def __init__(self, engine: MemoryEngine, *, namespace: str | Sequence[str] | None = None) -> None:
         self.engine = engine
@@ -53,47 +55,14 @@ class ModelSystem:
             documents=tuple(documents),
             scores=tuple(scores),
             seconds=seconds,
-            layers=tuple(self.layer_ranking(layer, limit) for layer in routed.layers),
+            layers=tuple(layer_ranking(layer, self._ids, limit) for layer in routed.layers),
         )
 
     def answer(self, question: Question) -> Reply:
         """Ask the engine."""
-        return self.reply(self.engine.ask(question.text, namespace=self.namespace))
-
-    def reply(self, answer: Answer) -> Reply:
-        """An engine's answer, its numbers as document ids."""
+        answer = self.engine.ask(question.text, namespace=self.namespace)
         self._refresh()
-        return Reply(
-            text=answer.text,
-            found=answer.found,
-            cited=tuple(dict.fromkeys(citation.document_id for citation in answer.citations)),
-            tokens=answer.usage.prompt_tokens + answer.usage.completion_tokens,
-            seconds=answer.usage.seconds,
-            rounds=tuple(
-                {
-                    "numbers": list(item.numbers),
-                    "documents": [self._ids.get(number, "") for number in item.numbers],
-                    "text": item.text,
-                    "seconds": item.seconds,
-                    "routing": [layer_record(self.layer_ranking(layer)) for layer in item.routing],
-                }
-                for item in answer.rounds
-            ),
-        )
-
-    def layer_ranking(self, layer: LayerRouting, limit: int | None = None) -> LayerRanking:
-        """A layer's routing by document id."""
-        kept: dict[str, tuple[float, int | None]] = {}
-        chunks = [*layer.chunks, *[None] * (len(layer.numbers) - len(layer.chunks))]
-        for number, score, chunk in zip(layer.numbers, layer.scores, chunks, strict=True):
-            kept.setdefault(self._ids.get(number, ""), (score, chunk))
-        rows = list(kept.items())[:limit]
-        return LayerRanking(
-            layer=layer.layer,
-            documents=tuple(id_ for id_, _ in rows),
-            scores=tuple(score for _, (score, _) in rows),
-            chunks=tuple(chunk for _, (_, chunk) in rows if chunk is not None),
-        )
+        return reply_of(answer, self._ids)
 
     def _refresh(self) -> None:
         """Learn which document each number belongs to, when the bank has changed."""
@@ -107,13 +76,55 @@ class ModelSystem:
         self._version = version
 
 
-def layer_record(layer: LayerRanking, *, shown: int = 16) -> dict[str, Any]:
+def reply_of(answer: Answer, ids: Mapping[int, str]) -> Reply:
+    """An engine's answer as a system's; a layer that had nothing to route is left out of its round.
+
+    Args:
+        ids: which document each number it may name belongs to.
+    """
+    return Reply(
+        text=answer.text,
+        found=answer.found,
+        cited=tuple(dict.fromkeys(citation.document_id for citation in answer.citations)),
+        tokens=answer.usage.prompt_tokens + answer.usage.completion_tokens,
+        seconds=answer.usage.seconds,
+        rounds=tuple(
+            {
+                "numbers": list(item.numbers),
+                "documents": [ids.get(number, "") for number in item.numbers],
+                "text": item.text,
+                "seconds": item.seconds,
+                "routing": [
+                    layer_record(layer_ranking(layer, ids)) for layer in item.routing if layer.numbers
+                ],
+            }
+            for item in answer.rounds
+        ),
+    )
+
+
+def layer_ranking(layer: LayerRouting, ids: Mapping[int, str], limit: int | None = None) -> LayerRanking:
+    """A layer's routing by document id; the best part of a document stands for it."""
+    kept: dict[str, tuple[float, int | None]] = {}
+    chunks = [*layer.chunks, *[None] * (len(layer.numbers) - len(layer.chunks))]
+    for number, score, chunk in zip(layer.numbers, layer.scores, chunks, strict=True):
+        kept.setdefault(ids.get(number, ""), (score, chunk))
+    rows = list(kept.items())[:limit]
+    return LayerRanking(
+        layer=layer.layer,
+        documents=tuple(id_ for id_, _ in rows),
+        scores=tuple(score for _, (score, _) in rows),
+        chunks=tuple(chunk for _, (_, chunk) in rows if chunk is not None),
+    )
+
+
+def layer_record(layer: LayerRanking) -> dict[str, Any]:
     """A layer's ranking as a record keeps it."""
     return {
         "layer": layer.layer,
-        "documents": list(layer.documents[:shown]),
-        "scores": [round(score, 5) for score in layer.scores[:shown]],
-        "chunks": list(layer.chunks[:shown]),
+        "documents": list(layer.documents[:SHOWN]),
+        "scores": [round(score, 5) for score in layer.scores[:SHOWN]],
+        "chunks": list(layer.chunks[:SHOWN]),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
 from memsparse.errors import MemSparseError
+from memsparse.evaluation.figures import OWN
 from memsparse.evaluation.metrics import bootstrap, degradation, precision_recall
-from memsparse.evaluation.model_system import NAME, ModelSystem
+from memsparse.evaluation.model_system import ModelSystem
 from memsparse.evaluation.needle_scores import needle_record, summarise
 from memsparse.evaluation.needles import NeedleBank, NeedleConfig, Sample, build
 from memsparse.evaluation.questions import Question
@@ -55,7 +56,7 @@ def run_needles(
         shutil.rmtree(path, ignore_errors=True)
         with MemoryEngine.open(path, loaded, segment_documents=_SEGMENT, **(engine or {})) as opened:
             made = list(peers(opened)) if peers else []
-            names = [NAME, *(peer.name for peer in made)]
+            names = [OWN, *(peer.name for peer in made)]
             left = {
                 name: [
                     s for s in bank.samples if {"tokens": length, "system": name, "id": s.id} not in records
@@ -114,7 +115,7 @@ def _askers(
         model.namespace = sample.namespaces
         return model.answer(Question(id=sample.id, text=sample.question))
 
-    askers: list[tuple[str, Ask]] = [(NAME, ask_model)]
+    askers: list[tuple[str, Ask]] = [(OWN, ask_model)]
     if any(left[peer.name] for peer in peers):
         documents = {document.id: document for document in bank.documents}
         reader = TextReader(engine)

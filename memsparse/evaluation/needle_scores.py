@@ -1,7 +1,7 @@
-"""Scores of the needle tasks: records of samples, their summary, and the heat map."""
+"""Scores of the needle tasks: records of samples, and their summary."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from memsparse.errors import InputError
@@ -18,19 +18,6 @@ def score(answer: str, answers: Sequence[str]) -> float:
     if not answers:
         raise InputError("a sample has no answers; give at least one")
     return sum(value.lower() in answer.lower() for value in answers) / len(answers)
-
-
-def ask_samples(
-    ask: Callable[[Sample], Reply],
-    samples: Iterable[Sample],
-    *,
-    system: str = "memsparse",
-    done: Container[str] = frozenset(),
-) -> Iterator[dict[str, Any]]:
-    """Ask every sample whose id is not `done`, and yield its record."""
-    for sample in samples:
-        if sample.id not in done:
-            yield needle_record(system, sample, ask(sample))
 
 
 def needle_record(system: str, sample: Sample, reply: Reply) -> dict[str, Any]:
@@ -81,29 +68,3 @@ def _weighted(tasks: Mapping[str, Sequence[float]]) -> list[float]:
 
 def _at_most_one(value: float | None) -> float | None:
     return None if value is None else min(value, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DepthScores:
-    """The heat map: mean score by length and depth."""
-
-    tokens: tuple[int, ...]
-    depths: tuple[float, ...]
-    scores: tuple[tuple[float | None, ...], ...]
-    """A row per length, a column per depth; None where nothing was asked."""
-
-
-def by_depth(records: Iterable[Mapping[str, Any]], *, task: str | None = None) -> DepthScores:
-    """Mean score of one system by length and depth, of one task or of all."""
-    cells: dict[tuple[int, float], list[float]] = {}
-    for record in records:
-        if "score" in record and task in (None, record["task"]):
-            cells.setdefault((record["tokens"], record["depth"]), []).append(record["score"])
-    tokens = sorted({length for length, _ in cells})
-    depths = sorted({depth for _, depth in cells})
-    rows = (tuple(_mean(cells.get((length, depth))) for depth in depths) for length in tokens)
-    return DepthScores(tokens=tuple(tokens), depths=tuple(depths), scores=tuple(rows))
-
-
-def _mean(values: Sequence[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -8,7 +8,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-OURS = "memsparse"
+from memsparse.evaluation.figures import OWN
+
 THEIRS = "msa"
 """Column of the paper's own model."""
 
@@ -102,7 +103,7 @@ def _measured(results: Mapping[str, Mapping[str, Any]], order: Sequence[str]) ->
 def _beside(table: PaperTable, results: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> str:
     lines, ours = [], []
     for name in named:
-        metrics = results.get(name, {}).get("systems", {}).get(OURS, {})
+        metrics = results.get(name, {}).get("systems", {}).get(OWN, {})
         value = (metrics.get(table.metric) or {}).get("value")
         if value is not None:
             ours.append(value)
@@ -117,7 +118,7 @@ def _beside(table: PaperTable, results: Mapping[str, Mapping[str, Any]], named: 
         mean = sum(ours) / len(ours)
         apart = f"{mean - table.mean[table.columns.index(THEIRS)]:+.3f}"
         lines.append(["mean", "-", f"{mean:.3f}", apart, *(f"{score:.3f}" for score in table.mean)])
-    head = ["benchmark", "tokens", OURS, f"{OURS} - {THEIRS}", *table.columns]
+    head = ["benchmark", "tokens", OWN, f"{OWN} - {THEIRS}", *table.columns]
     return (
         f"## {table.title}\n\nMarks of an LLM judge, 0 to 5; two judges' marks differ, so compare only where "
         f"the judge is the same. Columns from {table.columns[0]} on: {table.citation}.\n\n"

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from memsparse.errors import ConfigError
 from memsparse.evaluation.figures import (
+    OWN,
     figure,
     is_share,
     label,
@@ -25,7 +26,6 @@ from memsparse.evaluation.figures import (
     size,
 )
 
-OWN = "memsparse"
 CURVES = ("recall@1", "recall@16", "f1", "search_seconds")
 """Panels of a scaling plot, of those that were measured."""
 BARS: Mapping[str, Sequence[str]] = {

@@ -1,9 +1,10 @@
 """Answers: right words, right documents, and a refusal where there is nothing to find."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from memsparse.errors import InputError, MemSparseError
+from memsparse.errors import InputError
 from memsparse.evaluation.judge import Judge
 from memsparse.evaluation.metrics import (
     bootstrap,
@@ -15,6 +16,7 @@ from memsparse.evaluation.metrics import (
 )
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile, by_system
+from memsparse.evaluation.runner import ask_each
 from memsparse.evaluation.systems import Answerer, OnProgress, Reply, System
 
 OUTAGES = 5
@@ -38,20 +40,12 @@ def run_qa(
         judge: gives each answer to an answerable question a mark too.
         extra: further fields of every record.
     """
-    patient = None if judge is None else _Patient(judge)
     answerers = [system for system in systems if isinstance(system, Answerer)]
-    asked = [question for question in questions if question.answers or not question.answerable]
+    asked = [question for question in questions if question.judgeable]
     if not asked:
         raise InputError('no question has accepted answers or is unanswerable; give questions with "answers"')
-    done = 0
-    for system in answerers:
-        for question in asked:
-            head = {"system": system.name, "id": question.id, **(extra or {})}
-            if head not in records:
-                records.add({**head, **_measure(system, question, patient)})
-            done += 1
-            if on_progress:
-                on_progress(done, len(asked) * len(answerers))
+    measure = partial(_measure, judge=None if judge is None else _Patient(judge))
+    ask_each(answerers, asked, records, _describe, measure, on_progress=on_progress, extra=extra)
 
 
 class _Patient:
@@ -70,20 +64,17 @@ class _Patient:
         return told
 
 
-def _measure(system: Answerer, question: Question, judge: _Patient | None) -> Record:
-    told: Record = {
-        "question": question.text,
+def _describe(question: Question) -> Record:
+    return {
         "answers": list(question.answers),
         "positive_ids": list(question.positive_ids),
         "answerable": question.answerable,
     }
-    if question.extra:
-        told["extra"] = dict(question.extra)
-    try:
-        reply = system.answer(question)
-    except MemSparseError as error:
-        return {**told, "error": str(error)}
-    record = {**told, **score_reply(reply, question)}
+
+
+def _measure(system: Answerer, question: Question, judge: _Patient | None) -> Record:
+    reply = system.answer(question)
+    record = score_reply(reply, question)
     if judge is not None and question.answerable:
         record["judge"] = judge.judge(question.text, question.answers, reply.text)
     return record

@@ -11,7 +11,8 @@ from memsparse.json_lines import read_rows
 from memsparse.sources import STDIN, Skipped, read_documents
 from memsparse.types import Document
 
-_FIELDS = {"id", "question", "answers", "positive_ids"}
+FIELDS = frozenset({"id", "question", "answers", "positive_ids"})
+"""What a row of a file of questions says by itself; anything else is `Question.extra`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,16 @@ class Question:
     def answerable(self) -> bool:
         """Whether some document holds the answer."""
         return bool(self.positive_ids) or not self.located
+
+    @property
+    def rankable(self) -> bool:
+        """Whether a ranking can be judged: the documents it needs are known."""
+        return bool(self.positive_ids)
+
+    @property
+    def judgeable(self) -> bool:
+        """Whether an answer can be judged: accepted strings are known, or it has to be refused."""
+        return bool(self.answers) or not self.answerable
 
 
 def load_corpus(paths: Sequence[Path]) -> list[Document]:
@@ -102,7 +113,7 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
         answers=_strings(row, "answers", place),
         positive_ids=tuple(dict.fromkeys(_strings(row, "positive_ids", place))),
         located=row.get("positive_ids") is not None or not row.get("answers"),
-        extra={name: value for name, value in row.items() if name not in _FIELDS},
+        extra={name: value for name, value in row.items() if name not in FIELDS},
     )
 
 

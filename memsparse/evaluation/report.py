@@ -7,7 +7,6 @@ plots beside it.
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from memsparse.evaluation.report_entries import Excerpt, chosen, documents_of
 from memsparse.evaluation.report_markdown import markdown_page
 from memsparse.evaluation.report_sections import Plot, Section, plots_of, section_of
 from memsparse.evaluation.results import read_result
+from memsparse.json_lines import whole_file
 from memsparse.sources import Skipped, read_documents
 
 KINDS = ("retrieval", "qa", "needles", "scaling")
@@ -168,7 +168,5 @@ def _standalone(svg: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".writing")
-    aside.write_bytes(data)
-    os.replace(aside, path)
+    with whole_file(path) as file:
+        file.write(data)

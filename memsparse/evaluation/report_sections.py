@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memsparse.evaluation.figures import figure, interval, label, mapping, plain, sequence, shown, size
-from memsparse.evaluation.plots import OWN, bars, heat_map, scaling_plot
+from memsparse.evaluation.figures import OWN, figure, interval, label, mapping, plain, sequence, shown, size
+from memsparse.evaluation.plots import bars, heat_map, scaling_plot
 from memsparse.evaluation.report_entries import Entry, Excerpts, chosen, entry_of
 from memsparse.evaluation.report_tables import (
     Table,

@@ -21,18 +21,23 @@ import torch
 
 from memsparse import __version__
 from memsparse.errors import InputError
+from memsparse.json_lines import whole_file
 
 Record = dict[str, Any]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-transformers")
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on besides its settings: command, commit, device, versions."""
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """What a figure depends on besides its settings: command, commit, device, versions.
+
+    Args:
+        device: what it was measured on. None: the accelerator, or the processor where there is none.
+    """
     return {
         "command": shlex.join([_program(), *sys.argv[1:]]),
         "commit": _commit(),
-        "device": _device(),
+        "device": _device(device or torch.accelerator.current_accelerator(check_available=True)),
         "versions": {"memsparse": __version__, "python": platform.python_version()}
         | {name: found for name in _PACKAGES if (found := _version(name))},
     }
@@ -160,16 +165,17 @@ class RecordFile:
 
 
 def write_result(out: Path, result: Mapping[str, Any]) -> None:
-    """Write a result file, gzipped if its name ends in .gz."""
+    """Write a result file, whole or not at all, gzipped if its name ends in .gz.
+
+    Raises: InputError where it cannot be written.
+    """
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     data = text.encode("utf-8", "backslashreplace")
     if out.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(out.name + ".writing")
     try:
-        aside.write_bytes(data)
-        os.replace(aside, out)
+        with whole_file(out) as file:
+            file.write(data)
     except OSError as error:
         raise InputError(f"{out}: {error.strerror or error}; choose another --json") from error
 
@@ -261,13 +267,10 @@ def _commit() -> str:
     return done.stdout.strip() or f"installed {__version__}"
 
 
-def _device() -> str:
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        if kind is not None and kind.type == "cuda":
-            return torch.cuda.get_device_name()
-        return str(kind)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+def _device(device: torch.device | None) -> str:
+    if device is None or device.type == "cpu":
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _processor() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from memsparse.errors import InputError, MemSparseError
+from memsparse.errors import InputError
 from memsparse.evaluation.metrics import (
     Ranks,
     all_at,
@@ -14,15 +14,14 @@ from memsparse.evaluation.metrics import (
     recall_at,
     reciprocal_rank,
 )
-from memsparse.evaluation.model_system import layer_record
+from memsparse.evaluation.model_system import SHOWN, layer_record
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile, by_system
-from memsparse.evaluation.systems import OnProgress, Ranking, Retriever, System
+from memsparse.evaluation.runner import ask_each
+from memsparse.evaluation.systems import OnProgress, Retriever, System
 
 DEPTH = 100
 """Documents ranked for each question."""
-SHOWN = 16
-"""Documents a record names."""
 
 METRICS: Mapping[str, Callable[[Ranks], float]] = {
     "hit@1": partial(hit_at, k=1),
@@ -46,33 +45,19 @@ def run_retrieval(
     Args:
         extra: further fields of every record.
     """
-    asked = [question for question in questions if question.positive_ids]
+    asked = [question for question in questions if question.rankable]
     if not asked:
         raise InputError("no question has positive_ids; give questions that say which documents they need")
     rankers = [system for system in systems if isinstance(system, Retriever)]
-    done = 0
-    for system in rankers:
-        for question in asked:
-            head = {"system": system.name, "id": question.id, **(extra or {})}
-            if head not in records:
-                records.add({**head, **_measure(system, question)})
-            done += 1
-            if on_progress:
-                on_progress(done, len(asked) * len(rankers))
+    ask_each(rankers, asked, records, _describe, _measure, on_progress=on_progress, extra=extra)
+
+
+def _describe(question: Question) -> Record:
+    return {"positive_ids": list(question.positive_ids)}
 
 
 def _measure(system: Retriever, question: Question) -> Record:
-    told: Record = {"question": question.text, "positive_ids": list(question.positive_ids)}
-    if question.extra:
-        told["extra"] = dict(question.extra)
-    try:
-        ranking = system.retrieve(question, DEPTH)
-    except MemSparseError as error:
-        return {**told, "error": str(error)}
-    return {**told, **_ranking_record(ranking, question)}
-
-
-def _ranking_record(ranking: Ranking, question: Question) -> Record:
+    ranking = system.retrieve(question, DEPTH)
     record: Record = {
         "documents": list(ranking.documents[:SHOWN]),
         "scores": [round(float(score), 5) for score in ranking.scores[:SHOWN]],
@@ -81,7 +66,7 @@ def _ranking_record(ranking: Ranking, question: Question) -> Record:
     }
     if ranking.layers:
         record["layers"] = [
-            {**layer_record(layer, shown=SHOWN), "ranks": ranks_of(question.positive_ids, layer.documents)}
+            {**layer_record(layer), "ranks": ranks_of(question.positive_ids, layer.documents)}
             for layer in ranking.layers
         ]
     return record

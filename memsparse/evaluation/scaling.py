@@ -8,8 +8,9 @@ from typing import Any
 
 from memsparse.engine.engine import MemoryEngine
 from memsparse.errors import ConfigError, InputError
+from memsparse.evaluation.figures import OWN
 from memsparse.evaluation.metrics import degradation
-from memsparse.evaluation.model_system import NAME, ModelSystem
+from memsparse.evaluation.model_system import ModelSystem
 from memsparse.evaluation.qa import run_qa, summarise_qa
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile
@@ -69,7 +70,7 @@ def choose_questions(
                 used += more
         if used >= tokens:
             break
-    asked = [q for q in questions if q.positive_ids and all(id_ in chosen for id_ in q.positive_ids)]
+    asked = [q for q in questions if q.rankable and all(id_ in chosen for id_ in q.positive_ids)]
     if not asked:
         raise InputError(f"no question's documents fit into {tokens} tokens; begin with a larger rung")
     if limit is not None and limit < len(asked):
@@ -213,11 +214,12 @@ def _measured(
     records: RecordFile, rung: int, systems: Sequence[System], questions: Sequence[Question], answers: bool
 ) -> bool:
     """Whether nothing of a rung is left to be asked."""
-    kinds = [("rank", system.name) for system in systems] + [("answer", NAME)] * answers
+    kinds = [("rank", system.name) for system in systems] + [("answer", OWN)] * answers
     return all(
         {"rung": rung, "kind": kind, "system": name, "id": question.id} in records
         for kind, name in kinds
         for question in questions
+        if kind == "rank" or question.judgeable
     )
 
 
@@ -304,13 +306,3 @@ def _without(ids: set[str], documents: Iterable[Document]) -> Iterator[Document]
         if document.id not in seen:
             seen.add(document.id)
             yield document
-
-
-__all__ = [
-    "NAME",
-    "Growth",
-    "choose_questions",
-    "parse_tokens",
-    "run_scaling",
-    "summarise_scaling",
-]

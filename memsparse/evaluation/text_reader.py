@@ -1,12 +1,14 @@
 """Documents read as plain text by the measured model: the one reader of every baseline that answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.request import NOTHING_READ
 from memsparse.errors import InputError
+from memsparse.evaluation.model_system import reply_of
 from memsparse.evaluation.systems import Reply
 from memsparse.text import Turn
 from memsparse.types import Document, Passage
@@ -88,23 +90,7 @@ class TextReader:
         answer = self._engine.read(question, documents)
         seconds = perf_counter() - began
         holders = [each.id for each in documents for _ in self._encoder.split(each)]
-        return Reply(
-            text=answer.text,
-            found=answer.found,
-            cited=tuple(dict.fromkeys(citation.document_id for citation in answer.citations)),
-            tokens=answer.usage.prompt_tokens + answer.usage.completion_tokens,
-            seconds=seconds,
-            rounds=tuple(
-                {
-                    "numbers": list(item.numbers),
-                    "documents": [holders[number - 1] for number in item.numbers],
-                    "text": item.text,
-                    "seconds": item.seconds,
-                    "routing": [],
-                }
-                for item in answer.rounds
-            ),
-        )
+        return replace(reply_of(answer, dict(enumerate(holders, start=1))), seconds=seconds)
 
     def _cost(self, passage: Passage, number: int) -> int:
         """Tokens of a passage and of the number that asks for it."""

@@ -23,8 +23,8 @@ def completion(content: str | None) -> bytes:
 
 
 class Endpoint:
-    """A chat endpoint that answers from a list: a number is a status, a pair a status and its message,
-    bytes are a whole body, None is silence.
+    """A chat endpoint that answers from a list: a number is a status, a pair a status and its message or
+    its headers, bytes are a whole body, None is silence.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,10 @@ class Endpoint:
                     reply = (reply, "no")
                 if isinstance(reply, tuple):
                     self.send_response(reply[0])
-                    data = json.dumps({"error": {"message": reply[1]}}).encode()
+                    told = reply[1] if isinstance(reply[1], dict) else {}
+                    for name, value in told.items():
+                        self.send_header(name, value)
+                    data = json.dumps({"error": {"message": "no" if told else reply[1]}}).encode()
                 elif isinstance(reply, bytes):
                     self.send_response(200)
                     data = reply
@@ -115,6 +118,17 @@ def test_an_outage_is_waited_out(endpoint: Endpoint, failure: Any) -> None:
     assert (done.score, done.match, done.error) == (4, False, None)
     assert done.replies == ("4", "Mismatch.")
     assert waits == [0.5, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waited"),
+    [("7", 7.0), ("0", 0.5), ("86400", 60.0), ("soon", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.5)],
+)
+def test_an_endpoint_may_say_how_long_to_wait(endpoint: Endpoint, seconds: str, waited: float) -> None:
+    waits: list[float] = []
+    endpoint.replies = [(429, {"Retry-After": seconds}), 503, "4", "match"]
+    assert judge_of(endpoint.url, waits, wait=0.5).judge("?", ["x"], "y").score == 4
+    assert waits == [waited, 1.0]
 
 
 @pytest.mark.parametrize(

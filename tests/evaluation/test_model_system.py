@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from memsparse.engine.engine import MemoryEngine
-from memsparse.evaluation.model_system import ModelSystem
+from memsparse.evaluation.model_system import SHOWN, ModelSystem, layer_ranking, layer_record
 from memsparse.evaluation.questions import Question
-from memsparse.evaluation.systems import Answerer, Retriever
+from memsparse.evaluation.systems import Answerer, LayerRanking, Retriever
 from memsparse.types import Document, LayerRouting
 from tests.engine.builders import documents, tiny_model
 
@@ -58,10 +58,22 @@ def test_a_reply_names_documents_and_keeps_the_trace(system: ModelSystem) -> Non
 
 
 def test_the_best_part_of_a_document_stands_for_it(system: ModelSystem) -> None:
-    parts = next(info.numbers for info in system.engine.bank.documents() if info.id == "long")
+    ids = {number: info.id for info in system.engine.bank.documents() for number in info.numbers}
+    parts = [number for number, id_ in ids.items() if id_ == "long"]
     routing = LayerRouting(layer=2, numbers=(parts[1], 0, parts[0]), scores=(0.9, 0.5, 0.4), chunks=(3, 1))
-    ranking = system.layer_ranking(routing)
+    ranking = layer_ranking(routing, ids)
     assert (ranking.documents, ranking.scores, ranking.chunks) == (("long", "d0"), (0.9, 0.5), (3, 1))
+
+
+def test_a_record_names_the_best_documents_of_a_layer() -> None:
+    ids, scores = tuple(f"d{i}" for i in range(SHOWN + 4)), tuple(1 / 3 for _ in range(SHOWN + 4))
+    told = layer_record(LayerRanking(layer=2, documents=ids, scores=scores, chunks=(4, 0)))
+    assert told == {
+        "layer": 2,
+        "documents": list(ids[:SHOWN]),
+        "scores": [0.33333] * SHOWN,
+        "chunks": [4, 0],
+    }
 
 
 def test_documents_added_later_are_known(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from memsparse.errors import InputError
-from memsparse.evaluation.needle_scores import ask_samples, by_depth, score, summarise
+from memsparse.evaluation.needle_scores import needle_record, score, summarise
 from memsparse.evaluation.needles import Sample
 from memsparse.evaluation.systems import Reply
 
@@ -43,35 +43,24 @@ def test_score_needs_answers():
         score("1234567", ())
 
 
-def test_records_of_samples_and_what_is_done_is_not_asked_again():
-    samples = [sample(i) for i in range(3)]
-    asked: list[str] = []
-
-    def ask(each: Sample) -> Reply:
-        asked.append(each.id)
-        return reply(" ".join(each.answers))
-
-    records = ask_samples(ask, samples, done={samples[1].id})
-    first = next(records)
-    assert asked == [samples[0].id]
-    assert first == {
-        "system": "memsparse",
-        "id": samples[0].id,
-        "task": samples[0].task,
+def test_a_record_says_what_was_asked_and_replied():
+    asked = sample(1)
+    assert needle_record("words", asked, reply(" ".join(asked.answers))) == {
+        "system": "words",
+        "id": asked.id,
+        "task": asked.task,
         "tokens": 4096,
-        "depth": samples[0].depth,
-        "question": samples[0].question,
-        "answers": list(samples[0].answers),
-        "answer": " ".join(samples[0].answers),
+        "depth": asked.depth,
+        "question": asked.question,
+        "answers": list(asked.answers),
+        "answer": " ".join(asked.answers),
         "found": True,
         "cited": ["d"],
-        "positive_ids": list(samples[0].positive_ids),
+        "positive_ids": list(asked.positive_ids),
         "score": 1.0,
         "seconds": 0.5,
         "rounds": [{"numbers": [1]}],
     }
-    assert [record["id"] for record in records] == [samples[2].id]
-    assert asked == [samples[0].id, samples[2].id]
 
 
 def records(*rows: tuple[str, int, float, float | None]) -> list[dict[str, object]]:
@@ -110,17 +99,3 @@ def test_summary_by_task_and_over_the_tasks():
     assert 0 <= summary["needles@100"]["low"] < 0.75 < summary["needles@100"]["high"] <= 1
     assert summary == summarise(rows, seed=3)
     assert summarise([]) == {}
-
-
-def test_scores_by_length_and_depth():
-    rows = records(
-        ("niah_single_1", 100, 0.0, 1.0),
-        ("niah_single_2", 100, 0.0, 0.5),
-        ("niah_single_1", 20, 1.0, 0.25),
-        ("niah_single_1", 20, 0.0, None),
-    )
-    grid = by_depth(rows)
-    assert (grid.tokens, grid.depths) == ((20, 100), (0.0, 1.0))
-    assert grid.scores == ((None, 0.25), (0.75, None))
-    assert by_depth(rows, task="niah_single_2").scores == ((0.5,),)
-    assert by_depth([]).scores == ()

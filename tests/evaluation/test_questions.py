@@ -4,7 +4,7 @@ import json
 import pytest
 
 from memsparse.errors import DocumentError, InputError
-from memsparse.evaluation.questions import load_corpus, load_questions
+from memsparse.evaluation.questions import Question, load_corpus, load_questions
 
 
 def write(path, rows):
@@ -82,3 +82,18 @@ def test_a_limit_draws_by_seed_and_keeps_the_order(tmp_path):
     assert {q.extra["split"] for q in load_questions(path, where={"split": "val"})} == {"val"}
     with pytest.raises(InputError, match="no questions with split=test"):
         load_questions(path, where={"split": "test"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "rankable", "judgeable"),
+    [
+        ({"answers": ("x",), "positive_ids": ("a",)}, True, True),
+        ({"positive_ids": ("a",)}, True, False),
+        ({"answers": ("x",), "located": False}, False, True),
+        ({}, False, True),  # to be refused
+        ({"located": False}, False, False),
+    ],
+)
+def test_what_can_be_judged_of_a_question(fields, rankable, judgeable):
+    asked = Question(id="q", text="?", **fields)
+    assert (asked.rankable, asked.judgeable) == (rankable, judgeable)

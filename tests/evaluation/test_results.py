@@ -2,6 +2,7 @@ import gzip
 import json
 
 import pytest
+import torch
 
 from memsparse.errors import InputError
 from memsparse.evaluation.results import (
@@ -110,6 +111,7 @@ def test_an_environment_says_what_a_figure_depends_on():
     assert {"memsparse", "torch", "python", "transformers"} <= told["versions"].keys()
     assert json.loads(json.dumps(told)) == told
     assert "threads" in told["device"] or told["device"]
+    assert f"{torch.get_num_threads()} threads" in environment(torch.device("cpu"))["device"]
 
 
 def test_settings_of_a_run_without_records_do_not_bind(tmp_path):

@@ -156,3 +156,12 @@ def test_a_peer_that_comes_late_is_not_measured_on_the_larger_bank(tmp_path: Pat
         with pytest.raises(InputError, match="still to be measured"):
             run_scaling(engine, [WordSystem()], DOCUMENTS, QUESTIONS, stream(), RUNGS, records, answers=False)
     assert {row["system"] for row in records.records} == {"memsparse"}
+
+
+def test_questions_without_accepted_answers_do_not_keep_a_rung_from_being_finished(tmp_path: Path) -> None:
+    asked = [*QUESTIONS[:2], Question(id="ranked", text="where is gold 2?", positive_ids=("g2",))]
+    records = RecordFile(None, {}, key=KEY)
+    with MemoryEngine.open(tmp_path / "b", tiny_model(), max_new_tokens=4) as engine:
+        run_scaling(engine, [], DOCUMENTS, asked, stream(), RUNGS[:2], records)
+        run_scaling(engine, [], DOCUMENTS, asked, stream(), RUNGS, records)
+    assert len(records.records) == len(RUNGS) * (3 + 2)

@@ -38,6 +38,7 @@ def test_a_reply_tells_what_was_read_and_what_it_took(engine: MemoryEngine) -> N
     assert read["numbers"] == list(range(1, len(read["numbers"]) + 1))
     assert len(read["numbers"]) > 2
     assert read["documents"] == ["long"] * (len(read["numbers"]) - 1) + ["short"]
+    assert [item["routing"] for item in reply.rounds] == [[]] * len(answer.rounds)
 
 
 def test_its_count_is_the_prompts_own(engine: MemoryEngine) -> None:

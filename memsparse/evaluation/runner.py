@@ -1,0 +1,46 @@
+"""The loop of retrieval and answers alike: every question to every system, each record kept as it comes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from memsparse.errors import MemSparseError
+from memsparse.evaluation.questions import Question
+from memsparse.evaluation.results import Record, RecordFile
+from memsparse.evaluation.systems import OnProgress, System
+
+S = TypeVar("S", bound=System)
+
+
+def ask_each(
+    systems: Sequence[S],
+    questions: Sequence[Question],
+    records: RecordFile,
+    describe: Callable[[Question], Record],
+    measure: Callable[[S, Question], Record],
+    *,
+    on_progress: OnProgress | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Ask every question, system by system; what `records` holds is not asked again.
+
+    Args:
+        describe: what a record says of a question besides its text and `Question.extra`.
+        measure: asks, and gives what a record says of the reply; where it fails, the record has an "error".
+        extra: further fields of every record.
+    """
+    done = 0
+    for system in systems:
+        for question in questions:
+            head = {"system": system.name, "id": question.id, **(extra or {})}
+            if head not in records:
+                told = {"question": question.text, **describe(question)}
+                if question.extra:
+                    told["extra"] = dict(question.extra)
+                try:
+                    told |= measure(system, question)
+                except MemSparseError as error:
+                    told["error"] = str(error)
+                records.add({**head, **told})
+            done += 1
+            if on_progress:
+                on_progress(done, len(systems) * len(questions))
