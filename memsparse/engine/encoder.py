@@ -133,7 +133,11 @@ class Encoder:
             mask[i, : len(row)] = 1
         collector = ChunkCollector()
         self._loaded.model.model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, writer=collector
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            use_cache=False,
+            writer=collector,
+            chunks_only=True,
         )
         return {
             layer: tuple(

@@ -58,6 +58,8 @@ class MemSparseConfig(Qwen3Config):
     aux_loss_method: str = "INFONCE_DECOUPLE"
     aux_temperature: float = 0.1
     """Initial temperature of the contrastive losses; the scalar stored in the checkpoint wins."""
+    learn_temperature: bool = False
+    """Train the temperature with the rest."""
     aux_all_layers: bool = False
     """Supervise every memory layer; otherwise only those in the upper half of the model (as published)."""
     lm_loss_weight: float = 1.0

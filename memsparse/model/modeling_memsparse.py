@@ -80,8 +80,12 @@ class MemSparseAttention(nn.Module):
         memory: MemoryReader | None,
         query_mask: Tensor | None,
         document_lengths: Tensor | None,
-    ) -> tuple[Tensor, LayerChunks | None, MemoryKV | None]:
-        """Attend: (B, T, hidden), the chunks of documents being encoded, and the memory that was read."""
+        chunks_only: bool = False,
+    ) -> tuple[Tensor | None, LayerChunks | None, MemoryKV | None]:
+        """Attend: (B, T, hidden), the chunks of documents being encoded, and the memory that was read.
+
+        With `chunks_only` there is nothing but the chunks.
+        """
         heads = (-1, self.head_dim)  # (B, T, heads * head_dim) -> (B, T, heads, head_dim)
         q, k = self.q_proj(hidden_states).unflatten(2, heads), self.k_proj(hidden_states).unflatten(2, heads)
         if self.config.qk_norm:
@@ -94,6 +98,8 @@ class MemSparseAttention(nn.Module):
             decoupled = self.config.decouple_router
             routing_k = self.router_k_proj(hidden_states).unflatten(2, heads) if decoupled else k
             chunks = self._pool(k, v, routing_k, document_lengths)
+        if chunks_only:
+            return None, chunks, None
         memory_kv = None
         if self.is_memory_layer:
             routes = self._routes(memory, past_key_values)
@@ -183,9 +189,11 @@ class MemSparseDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self, hidden_states: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, LayerChunks | None, MemoryKV | None]:
+    ) -> tuple[Tensor | None, LayerChunks | None, MemoryKV | None]:
         """One layer; takes and returns what `MemSparseAttention.forward` does."""
         attended, chunks, memory_kv = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        if attended is None:
+            return None, chunks, None
         hidden_states = hidden_states + attended
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, chunks, memory_kv
@@ -236,6 +244,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
         memory: MemoryReader | None = None,
         writer: MemoryWriter | None = None,
         query_mask: Tensor | None = None,
+        chunks_only: bool = False,
         **_: Any,
     ) -> MemSparseModelOutput:
         """Run the decoder.
@@ -247,12 +256,17 @@ class MemSparseModel(MemSparsePreTrainedModel):
             memory: what memory layers read; asked once per layer and cache.
             writer: takes the chunks of the rows, which are then whole documents, padded on the right.
             query_mask: (B, T) bool, the tokens that route. None: all of them.
+            chunks_only: only the writer is to be filled: nothing above the last memory layer's chunks is
+                computed, and there is no last hidden state.
 
-        Raises: InputError unless exactly one of input_ids and inputs_embeds is given; ShapeError for an
-            attention mask of another shape, or documents padded elsewhere than on the right.
+        Raises: InputError unless exactly one of input_ids and inputs_embeds is given, or for chunks_only
+            without a writer; ShapeError for an attention mask of another shape, or documents padded elsewhere
+            than on the right.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give exactly one of input_ids and inputs_embeds")
+        if chunks_only and writer is None:
+            raise InputError("chunks_only is set without a writer; give one to take the chunks")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if self.config.embedding_norm:
@@ -281,6 +295,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
         seen: list[Tensor] = []
         routing: dict[int, MemoryKV] = {}
+        last_chunks = max(self.config.memory_layers or [], default=-1)
         for index, layer in enumerate(self.layers):
             if output_hidden_states:
                 seen.append(hidden_states)
@@ -292,11 +307,14 @@ class MemSparseModel(MemSparsePreTrainedModel):
                 memory=memory,
                 query_mask=query_mask,
                 document_lengths=lengths,
+                chunks_only=chunks_only and index == last_chunks,
             )
             if writer is not None and chunks is not None:
                 writer.write(index, chunks.k, chunks.v, chunks.routing_k)
             if memory_kv is not None:
                 routing[index] = memory_kv
+            if hidden_states is None:
+                return MemSparseModelOutput(hidden_states=tuple(seen) or None, routing=routing)
         hidden_states = self.norm(hidden_states)
         return MemSparseModelOutput(
             last_hidden_state=hidden_states,
@@ -319,7 +337,11 @@ class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
         if config.aux_loss_method == "BCE":
             self.b = nn.Parameter(torch.tensor(BCE_BIAS_INIT))  # published name of the BCE bias
         else:
-            self.register_buffer("temperature", torch.tensor(config.aux_temperature))
+            temperature = torch.tensor(config.aux_temperature)
+            if config.learn_temperature:
+                self.temperature = nn.Parameter(temperature)
+            else:
+                self.register_buffer("temperature", temperature)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def init_loss_scalar(self) -> None:

@@ -104,7 +104,9 @@ def auxiliary_loss(
         tau = torch.as_tensor(temperature, dtype=torch.float32, device=scores_RN.device).clamp(
             *TEMPERATURE_RANGE
         )
-        losses = _contrastive(method, focal_exponent)(scores_RN / tau, positives_RN, valid_RN)
+        # Infinite scores would make the temperature's gradient NaN.
+        scaled_RN = scores_RN.masked_fill(~valid_RN, 0) / tau
+        losses = _contrastive(method, focal_exponent)(scaled_RN, positives_RN, valid_RN)
     return losses.sum() / max(len(losses), 1)
 
 

@@ -26,6 +26,8 @@ NOT_FOUND = "the documents do not say"
 SPAN_TOKENS = 128
 """Tokens of a row of repeated text."""
 
+WIDTH_MULTIPLE = 32
+"""Rows are padded to a multiple of this: shapes repeat from step to step."""
 BATCH_ROWS = 8
 """Calls run together; few and fixed, so that shapes repeat from step to step."""
 
@@ -268,7 +270,7 @@ class StepBuilder:
     def _tensors(
         self, documents: list[list[int]], numbers: list[int], calls: list[Call], spans: tuple[Tensor, Tensor]
     ) -> Step:
-        document_ids, document_mask = pad(documents, 32)
+        document_ids, document_mask = pad(documents, WIDTH_MULTIPLE)
         # Neighbours in length share a batch, so that little is padding.
         calls = sorted(calls, key=lambda call: len(call.ids))
         return Step(
@@ -285,9 +287,11 @@ class StepBuilder:
 
     def _batch(self, calls: list[Call], documents: int) -> CallBatch:
         head = self.prompts.head()
-        ids, mask = pad([head + call.ids for call in calls], 32)
-        roles, _ = pad([[-2] * len(head) + call.roles for call in calls], 32, value=-1)
-        labels, _ = pad([[IGNORED] * len(head) + call.labels for call in calls], 32, value=IGNORED)
+        ids, mask = pad([head + call.ids for call in calls], WIDTH_MULTIPLE)
+        roles, _ = pad([[-2] * len(head) + call.roles for call in calls], WIDTH_MULTIPLE, value=-1)
+        labels, _ = pad(
+            [[IGNORED] * len(head) + call.labels for call in calls], WIDTH_MULTIPLE, value=IGNORED
+        )
         before = torch.arange(len(head)).expand(len(calls), -1)
         after = context_positions(mask[:, len(head) :], self.position_offset)
         return CallBatch(

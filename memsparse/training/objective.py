@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from memsparse.errors import ConfigError
-from memsparse.model.memory import InBatchMemory
+from memsparse.model.memory import ChunkCollector, InBatchMemory, LayerChunks
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.ops.losses import auxiliary_loss
 from memsparse.ops.pooling import document_of_chunk
 from memsparse.ops.routing import document_scores, top_documents
-from memsparse.training.data import IGNORED, CallBatch, Step
+from memsparse.training.data import IGNORED, WIDTH_MULTIPLE, CallBatch, Step
 from memsparse.types import MemoryKV
+
+
+RECALLS = (1, 5, 16)
+"""Documents among which the one asked for counts as found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,11 +192,11 @@ def run_step(
     of_chunk = document_of_chunk(step.document_lengths, model.config.chunk_size)
     documents = len(step.document_lengths)
     written = InBatchMemory(of_chunk, documents, rule=model.config.routing_rule(), top_k=1)
-    mask = torch.arange(step.document_ids.shape[1]) < step.document_lengths[:, None]
-    encoded = model.model(input_ids=step.document_ids, attention_mask=mask, writer=written)
+    told = lm_documents if weights.documents else 0
+    document_loss = _encode(model, step, written, told)
     results = []
     for batch in step.batches:
-        alone = torch.rand(len(batch.ids), generator=generator) < gold_only
+        alone = (torch.rand(len(batch.ids), generator=generator) < gold_only).to(batch.ids.device)
         results.append(_run_calls(model, step.head, batch, written, alone, queue))
     scores = torch.cat([result.scores for result in results], dim=1)
     positives = torch.cat([result.positives for result in results])
@@ -200,9 +204,8 @@ def run_step(
         "lm": (weights.lm, _call_loss(results, weights)),
         "aux": (weights.aux, _routing_loss(model, scores, positives)),
     }
-    if lm_documents and weights.documents:
-        told = _document_loss(model, encoded.last_hidden_state, step, mask, lm_documents)
-        parts["documents"] = (weights.documents, told)
+    if told:
+        parts["documents"] = (weights.documents, document_loss)
     if len(step.spans[0]) and weights.spans:
         parts["spans"] = (weights.spans, span_loss(model, *step.spans))
     if reader is not None and weights.digits:
@@ -212,7 +215,8 @@ def run_step(
     metrics = {name: float(part.detach()) for name, (_, part) in parts.items()}
     return StepResult(
         loss=torch.stack([weight * part for weight, part in parts.values()]).sum(),
-        metrics=metrics | _recall(scores.detach().mean(0)[:, :documents], positives),
+        metrics=metrics
+        | recalls(model.config.supervised_layers, scores.detach()[..., :documents], positives),
         kinds=tuple(kind for batch in step.batches for kind in batch.kinds),
         right=torch.cat([result.right for result in results]),
         begins=torch.cat([result.begins for result in results]),
@@ -229,23 +233,41 @@ def _call_loss(results: Sequence[_Calls], weights: LossWeights) -> Tensor:
 
 
 def _routing_loss(model: MemSparseForCausalLM, scores: Tensor, positives: Tensor) -> Tensor:
+    method = model.config.aux_loss_method
     return auxiliary_loss(
-        model.config.aux_loss_method,
+        method,
         scores.flatten(0, 1),
         positives.repeat(len(scores), 1),
-        temperature=float(model.temperature),
+        temperature=model.config.aux_temperature if method == "BCE" else model.temperature,
+        bias=model.b if method == "BCE" else None,
     )
 
 
-def _recall(scores: Tensor, positives: Tensor) -> dict[str, float]:
-    """Share of asking calls whose document is best, or among the 16 best; nothing where none asks."""
-    routed = scores.isfinite().any(1)  # not those shown their own document alone
-    scores, positives = scores[routed], positives[routed]
+def recalls(layers: Sequence[int], scores_LRN: Tensor, positives_RN: Tensor) -> dict[str, float]:
+    """Share of asking calls with a document asked for among the 1, 5 and 16 best.
+
+    `recall@k` is of the mean over layers; `recall@k/layer7` of one layer, where several are supervised.
+
+    Args:
+        scores_LRN: -inf for documents that may not be selected; rows where that is all do not count.
+
+    Returns: nothing where no row counts.
+    """
+    found = _recall("", scores_LRN.mean(0), positives_RN)
+    if len(layers) > 1:
+        for layer, scores in zip(layers, scores_LRN, strict=True):
+            found |= _recall(f"/layer{layer}", scores, positives_RN)
+    return found
+
+
+def _recall(suffix: str, scores_RN: Tensor, positives_RN: Tensor) -> dict[str, float]:
+    routed = scores_RN.isfinite().any(1)  # not those shown their own document alone
+    scores, positives = scores_RN[routed], positives_RN[routed]
     if not len(scores):
         return {}
-    _, best = top_documents(scores, 16)
+    _, best = top_documents(scores, RECALLS[-1])
     hits = positives.gather(1, best.clamp_min(0)) & (best >= 0)
-    return {"recall@1": float(hits[:, 0].float().mean()), "recall@16": float(hits.any(1).float().mean())}
+    return {f"recall@{k}{suffix}": float(hits[:, :k].any(1).float().mean()) for k in RECALLS}
 
 
 def _run_calls(
@@ -264,7 +286,7 @@ def _run_calls(
         top_k=model.config.top_k_documents,
         selectable=batch.positives | ~(alone & asking)[:, None],
         chunk_index=torch.full_like(written.document_of_chunk, head - 1),
-        token_index=torch.arange(batch.ids.shape[1]).expand_as(batch.ids),
+        token_index=torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids),
         asking=asking,
         queue=queue,
     )
@@ -287,11 +309,11 @@ def _run_calls(
     rows = where.nonzero()[:, 0]
     logits = model.lm_head(output.last_hidden_state[:, :-1][where]).float()
     hit = logits.detach().argmax(1) == targets[where]
-    begins = torch.zeros(len(asking), dtype=torch.bool)
+    begins = torch.zeros_like(asking)
     first = torch.ones_like(rows, dtype=torch.bool)
     first[1:] = rows[1:] != rows[:-1]
     begins[rows[first]] = hit[first]
-    hits = torch.zeros(len(asking), dtype=torch.long).index_add(0, rows, hit.long())
+    hits = torch.zeros_like(asking, dtype=torch.long).index_add(0, rows, hit.long())
     return _Calls(
         losses=cross_entropy(logits, targets[where], reduction="none"),
         ends=(~asking)[rows],
@@ -303,13 +325,41 @@ def _run_calls(
     )
 
 
-def _document_loss(
-    model: MemSparseForCausalLM, states: Tensor, step: Step, mask: Tensor, documents: int
-) -> Tensor:
-    """Next tokens of the first documents."""
-    labels = step.document_ids.masked_fill(~mask, IGNORED)[:documents, 1:]
-    logits = model.lm_head(states[:documents, :-1]).float()
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+def _encode(model: MemSparseForCausalLM, step: Step, written: InBatchMemory, told: int) -> Tensor:
+    """Write the step's documents, those of similar length together, so that little is padding.
+
+    Returns: the loss of the next tokens of the first `told` documents.
+    """
+    lengths = step.document_lengths
+    losses = [model.lm_head.weight.new_zeros(0, dtype=torch.float32)]
+    chunks: list[dict[int, LayerChunks]] = []
+    rows: list[Tensor] = []
+    widths = lengths.add(WIDTH_MULTIPLE - 1) // WIDTH_MULTIPLE * WIDTH_MULTIPLE
+    for width in widths.unique().tolist():
+        row = (widths == width).nonzero()[:, 0]
+        wanted = row < told
+        ids = step.document_ids[row, :width]
+        mask = torch.arange(width, device=ids.device) < lengths[row, None]
+        collector = ChunkCollector()
+        encoded = model.model(
+            input_ids=ids, attention_mask=mask, writer=collector, chunks_only=not bool(wanted.any())
+        )
+        chunks.append(collector.layers)
+        rows.append(row)
+        if bool(wanted.any()):
+            labels = ids.masked_fill(~mask, IGNORED)[wanted, 1:]
+            logits = model.lm_head(encoded.last_hidden_state[wanted, :-1][labels != IGNORED]).float()
+            losses.append(cross_entropy(logits, labels[labels != IGNORED], reduction="none"))
+    # Back to the order of the pool.
+    counts = written.chunks_per_document
+    order = torch.cat([torch.repeat_interleave(row, counts[row]) for row in rows]).argsort(stable=True)
+    for layer in chunks[0]:
+        parts = [each[layer] for each in chunks]
+        k, v, routing_k = (
+            torch.cat([getattr(part, name) for part in parts])[order] for name in ("k", "v", "routing_k")
+        )
+        written.write(layer, k, v, routing_k)
+    return torch.cat(losses).sum() / max(1, sum(len(each) for each in losses))
 
 
 def span_loss(model: MemSparseForCausalLM, ids: Tensor, repeats: Tensor) -> Tensor:

@@ -246,6 +246,22 @@ def test_documents_are_encoded_alone_whatever_pads_them() -> None:
             torch.testing.assert_close(getattr(chunks, name), pieces, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("memory_layers", [[2, 3], [1, 2]])
+def test_chunks_alone_are_those_of_a_whole_pass(memory_layers: list[int]) -> None:
+    model = tiny_model(memory_layers=memory_layers)
+    ids, mask = padded()
+    whole, alone = ChunkCollector(), ChunkCollector()
+    model.model(input_ids=ids, attention_mask=mask, writer=whole)
+    output = model.model(input_ids=ids, attention_mask=mask, writer=alone, chunks_only=True)
+    assert output.last_hidden_state is None
+    assert list(alone.layers) == memory_layers
+    for layer, chunks in whole.layers.items():
+        for name in ("k", "v", "routing_k"):
+            assert torch.equal(getattr(chunks, name), getattr(alone.layers[layer], name))
+    with pytest.raises(InputError, match="chunks_only"):
+        model.model(input_ids=ids, chunks_only=True)
+
+
 def test_pooled_keys_are_means_of_what_the_cache_holds() -> None:
     model = tiny_model()
     ids, _ = padded((6,))

@@ -1,14 +1,17 @@
+from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.functional import pad as nn_pad
 
 from memsparse.errors import ConfigError, InputError
 from memsparse.model.memory import InBatchMemory, LayerChunks
-from memsparse.ops.losses import auxiliary_loss
+from memsparse.ops.losses import AUX_LOSSES, auxiliary_loss
 from memsparse.ops.routing import RoutingRule, document_scores
+from memsparse.training import objective
 from memsparse.training.data import IGNORED, Step
 from memsparse.training.objective import (
     DigitReader,
@@ -16,10 +19,12 @@ from memsparse.training.objective import (
     LossWeights,
     TrainingMemory,
     compact,
+    recalls,
     run_step,
 )
 from memsparse.training.optimizer import MasterOptimizer, OptimizerConfig
-from memsparse.training.world import generate_world
+from memsparse.training.world import Question, generate_world
+from memsparse.types import Document
 from tests.training.builders import model, step_builder
 
 LAYERS = (1, 2)
@@ -216,7 +221,8 @@ def test_losses_are_weighed_and_summed():
     parts = result.metrics
     total = 2 * parts["lm"] + 0.5 * parts["aux"] + 0.25 * parts["documents"] + 3 * parts["digits"]
     assert float(result.loss.detach()) == pytest.approx(total, rel=1e-5)
-    assert set(run_step(net, step, LossWeights()).metrics) == {"lm", "aux", "recall@1", "recall@16"}
+    recalls = {f"recall@{k}{layer}" for k in (1, 5, 16) for layer in ("", "/layer1", "/layer2")}
+    assert set(run_step(net, step, LossWeights()).metrics) == {"lm", "aux", *recalls}
     assert len(result.kinds) == len(result.right) == len(result.begins) == 10
 
 
@@ -308,6 +314,79 @@ def test_a_fixed_step_is_learnt_by_heart():
     assert result.right.all()
     assert result.begins.all()
     assert result.metrics["recall@1"] == 1.0
+
+
+def ragged_step() -> Step:
+    """Documents of one, two and three times the width that rows are padded to, in no order of length."""
+    words = "the harbour of sarno was dug by monks who traded salt for glass".split()
+    texts = [" ".join(words[i % len(words)] for i in range(count)) for count in (40, 3, 18, 55, 1, 20)]
+    documents = [Document(id=str(i), title="", text=text) for i, text in enumerate(texts)]
+    question = Question(
+        text="who dug it?", answers=("monks",), chain=("3",), steps=("monks",), kind="one_hop"
+    )
+    return step_builder(first=1.0).build(documents, [question] * 2, Random(0), calls=2)
+
+
+def test_documents_encoded_in_groups_of_like_width_leave_what_one_pass_leaves(monkeypatch):
+    net, step = model(), ragged_step()
+    widths = (step.document_lengths + 31) // 32
+    assert len(widths.unique()) >= 3
+    assert widths.tolist() != sorted(widths.tolist())
+    results, gradients = [], []
+    reader = DigitReader(2 * 2 * 8, 5)
+    for multiple in (32, 1024):
+        monkeypatch.setattr(objective, "WIDTH_MULTIPLE", multiple)
+        padded = nn_pad(step.document_ids, (0, 1024 - step.document_ids.shape[1]))
+        result = run_step(
+            net, replace(step, document_ids=padded), LossWeights(), reader=reader, lm_documents=4
+        )
+        net.zero_grad()
+        result.loss.backward()
+        results.append(result.metrics)
+        gradients.append(net.model.layers[0].self_attn.k_proj.weight.grad.clone())
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    assert {"documents", "digits"} <= set(results[0])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_recalls_are_of_each_layer_and_of_their_mean():
+    scores = torch.tensor([[[3.0, 2.0, 1.0], [0.0, 1.0, 2.0]], [[1.0, 3.0, 0.0], [0.0, 3.0, 1.0]]])
+    positives = torch.tensor([[True, False, False], [False, True, False]])
+    found = recalls((4, 7), scores, positives)
+    assert found["recall@1/layer4"] == 0.5
+    assert found["recall@1/layer7"] == 0.5
+    assert found["recall@1"] == 0.5  # means (2, 2.5, .5) and (0, 2, 1.5)
+    assert found["recall@5"] == found["recall@16/layer7"] == 1.0
+    assert set(recalls((4,), scores[:1], positives)) == {"recall@1", "recall@5", "recall@16"}
+
+
+def test_recalls_leave_out_rows_shown_their_own_document_alone():
+    scores = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[float("-inf")] * 2, [1.0, 0.0]]])
+    positives = torch.tensor([[False, True], [True, False]])
+    found = recalls((0, 1), scores, positives)
+    assert found["recall@1"] == found["recall@1/layer1"] == 1.0
+    assert found["recall@1/layer0"] == 0.5
+    assert recalls((0, 1), torch.full((2, 1, 3), float("-inf")), torch.ones(1, 3, dtype=torch.bool)) == {}
+
+
+@pytest.mark.parametrize("method", AUX_LOSSES)
+def test_every_routing_loss_trains_the_router(method):
+    net = model(aux_loss_method=method)
+    result = run_step(net, make_step(), LossWeights(lm=0.0))
+    result.loss.backward()
+    assert result.metrics["aux"] > 0
+    assert net.model.layers[1].self_attn.q_proj.weight.grad.abs().sum() > 0
+    if method == "BCE":
+        assert net.b.grad.abs() > 0
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_the_temperature_learns_where_it_is_to(learnt):
+    net = model(learn_temperature=learnt)
+    assert "temperature" in net.state_dict()
+    run_step(net, make_step(), LossWeights()).loss.backward()
+    assert [name for name, _ in net.named_parameters() if name == "temperature"] == ["temperature"] * learnt
+    assert not learnt or net.temperature.grad.abs() > 0
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
