@@ -46,6 +46,12 @@ class CallMix:
     """Chance that a call follows a turn which read only wrong documents."""
     most_digits: int = 5
     """Document numbers have 1 to this many digits."""
+    interleave: bool = True
+    """Read one document after the other; False: ask for all documents of a question at once."""
+    original_text: bool = True
+    """Read the text of documents asked for back into the context; False: there is their memory alone."""
+    global_positions: bool = False
+    """Lay all documents of a step end to end, rather than begin each at position 0; calls follow them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +104,8 @@ class Step:
     """Repeated text: (rows, SPAN_TOKENS) ids, and bool where a token repeats what stood before."""
     head: int
     """Tokens of the prompt head; memory begins after them."""
+    starts: Tensor
+    """(N,) position of each document's first token."""
 
     @property
     def tokens(self) -> int:
@@ -168,25 +176,30 @@ class StepBuilder:
         # Where only documents are asked for, no call ends: nobody knows what it should say.
         deepest = len(chain) if question.answers else len(chain) - 1
         depth = 0 if not deepest or rng.random() < self.mix.first else rng.randint(1, deepest)
+        if not self.mix.interleave:
+            depth = len(chain) if depth and question.answers else 0
         turns: list[Turn] = []
         read: set[int] = set()
         if depth < len(chain) and rng.random() < self.mix.misses:
             missed = self._others(pool, rng, set(chain), 1 + rng.randrange(2))
             turns += self._turns(pool, missed, read)
-        for index in chain[:depth]:
+        together = [chain[:depth]] if depth and not self.mix.interleave else [[i] for i in chain[:depth]]
+        for indices in together:
             beside: list[int] = []
             if rng.random() < self.mix.distractors:
                 beside = self._others(pool, rng, {*chain, *read}, 1 + rng.randrange(2))
-            turns += self._turns(pool, [index, *beside], read)
+            turns += self._turns(pool, [*indices, *beside], read)
         if depth < len(chain):
-            wanted = chain[depth:] if question.unordered else chain[depth : depth + 1]
+            at_once = question.unordered or not self.mix.interleave
+            wanted = chain[depth:] if at_once else chain[depth : depth + 1]
             return self._ask(question, pool, turns, read, wanted)
         return self._end(question, turns, read, rng.choice(question.answers), "answer")
 
     def _ask(
         self, question: Question, pool: "_Pool", turns: list[Turn], read: set[int], wanted: list[int]
     ) -> Call:
-        target = self.prompts.citation([pool.numbers[wanted[0]]])
+        asked = wanted[:1] if self.mix.interleave else wanted
+        target = self.prompts.citation([pool.numbers[index] for index in asked])
         prompt = (
             self.prompts.followup(question.text, turns) if turns else self.prompts.question(question.text)
         )
@@ -241,7 +254,8 @@ class StepBuilder:
             pool.numbers[i]: passage_text(pool.documents[i].title, pool.documents[i].text) for i in fresh
         }
         emitted = self.prompts.citation(sorted(texts))
-        return [Turn(emitted=emitted, documents=self.prompts.passages(texts))] if texts else []
+        passages = self.prompts.passages(texts if self.mix.original_text else {})
+        return [Turn(emitted=emitted, documents=passages)] if texts else []
 
     def _spans(
         self, documents: Sequence[Document], questions: Sequence[Question], rng: Random, rows: int
@@ -273,19 +287,23 @@ class StepBuilder:
         document_ids, document_mask = pad(documents, WIDTH_MULTIPLE)
         # Neighbours in length share a batch, so that little is padding.
         calls = sorted(calls, key=lambda call: len(call.ids))
+        lengths = document_mask.sum(1)
+        starts = (lengths.cumsum(0) - lengths) * self.mix.global_positions
+        after = int(lengths.sum()) * self.mix.global_positions
         return Step(
             document_ids=document_ids,
-            document_lengths=document_mask.sum(1),
+            document_lengths=lengths,
+            starts=starts,
             digits=_digits(numbers, self.mix.most_digits),
             batches=tuple(
-                self._batch(calls[start : start + BATCH_ROWS], len(documents))
+                self._batch(calls[start : start + BATCH_ROWS], len(documents), after)
                 for start in range(0, len(calls), BATCH_ROWS)
             ),
             spans=spans,
             head=len(self.prompts.head()),
         )
 
-    def _batch(self, calls: list[Call], documents: int) -> CallBatch:
+    def _batch(self, calls: list[Call], documents: int, first_position: int) -> CallBatch:
         head = self.prompts.head()
         ids, mask = pad([head + call.ids for call in calls], WIDTH_MULTIPLE)
         roles, _ = pad([[-2] * len(head) + call.roles for call in calls], WIDTH_MULTIPLE, value=-1)
@@ -298,7 +316,7 @@ class StepBuilder:
             ids=ids,
             mask=mask,
             routes=mask & (roles == 0),
-            positions=torch.cat([before, after], dim=1),
+            positions=torch.cat([before, after], dim=1) + first_position,
             labels=labels,
             positives=_membership([call.positives for call in calls], documents),
             read=_membership([call.read for call in calls], documents),

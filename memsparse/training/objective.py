@@ -19,7 +19,6 @@ from memsparse.ops.routing import document_scores, top_documents
 from memsparse.training.data import IGNORED, WIDTH_MULTIPLE, CallBatch, Step
 from memsparse.types import MemoryKV
 
-
 RECALLS = (1, 5, 16)
 """Documents among which the one asked for counts as found."""
 
@@ -342,7 +341,11 @@ def _encode(model: MemSparseForCausalLM, step: Step, written: InBatchMemory, tol
         mask = torch.arange(width, device=ids.device) < lengths[row, None]
         collector = ChunkCollector()
         encoded = model.model(
-            input_ids=ids, attention_mask=mask, writer=collector, chunks_only=not bool(wanted.any())
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=step.starts[row, None] + torch.arange(width, device=ids.device),
+            writer=collector,
+            chunks_only=not bool(wanted.any()),
         )
         chunks.append(collector.layers)
         rows.append(row)

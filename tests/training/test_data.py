@@ -239,6 +239,44 @@ def test_an_absent_question_reads_the_document_it_seems_to_be_about():
         assert "coal is black" in text
 
 
+def test_without_interleave_all_documents_are_asked_for_at_once_and_read_at_once():
+    step, world = world_step(3, interleave=False, misses=0.0, distractors=0.0, first=0.5)
+    hops = {question.text.lower(): len(question.chain) for question in world.questions if question.answers}
+    seen = Counter()
+    for batch, row, kind, text, target in rows(step):
+        hop = next((n for question, n in hops.items() if question in text), 0)
+        if not hop:
+            continue
+        assert kind != "follow"
+        if kind == "retrieve":
+            assert len(chosen(batch.positives[row])) == target.count("[") == hop
+        else:
+            assert len(chosen(batch.read[row])) == hop
+        seen[kind, hop] += 1
+    assert min(seen["retrieve", 2], seen["answer", 2]) > 0
+
+
+def test_without_original_text_a_call_holds_numbers_alone():
+    step, _ = world_step(3, original_text=False)
+    numbers, texts = numbers_of(step), 0
+    for batch, row, kind, text, _ in rows(step):
+        for index in chosen(batch.read[row]):
+            assert f"[{numbers[index]}]" in text
+            assert f"[{numbers[index]}]." not in text
+            texts += kind == "answer"
+    assert texts > 0
+
+
+def test_global_positions_lay_documents_end_to_end_before_the_calls():
+    own, _ = world_step(3)
+    step, _ = world_step(3, global_positions=True)
+    lengths = step.document_lengths
+    assert not own.starts.any()
+    assert torch.equal(step.starts[1:], step.starts[:-1] + lengths[:-1])
+    for batch, other in zip(step.batches, own.batches, strict=True):
+        assert torch.equal(batch.positions - other.positions, torch.full_like(batch.positions, lengths.sum()))
+
+
 def test_tiny_pools_give_no_turn_that_reads_nothing():
     documents = [Document(id="a", title="Velm", text="Velm is a river.")]
     question = Question(

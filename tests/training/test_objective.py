@@ -318,7 +318,21 @@ def test_a_fixed_step_is_learnt_by_heart():
 
 def ragged_step() -> Step:
     """Documents of one, two and three times the width that rows are padded to, in no order of length."""
-    words = "the harbour of sarno was dug by monks who traded salt for glass".split()
+    words = [
+        "the",
+        "harbour",
+        "of",
+        "sarno",
+        "was",
+        "dug",
+        "by",
+        "monks",
+        "who",
+        "traded",
+        "salt",
+        "for",
+        "glass",
+    ]
     texts = [" ".join(words[i % len(words)] for i in range(count)) for count in (40, 3, 18, 55, 1, 20)]
     documents = [Document(id=str(i), title="", text=text) for i, text in enumerate(texts)]
     question = Question(
