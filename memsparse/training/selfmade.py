@@ -8,6 +8,7 @@ from random import Random
 from memsparse.training.frames import asked
 from memsparse.training.names import pick
 from memsparse.training.phrasings import pool
+from memsparse.training.words import unspaced
 from memsparse.training.world import Question
 from memsparse.types import Document
 
@@ -36,6 +37,8 @@ _NAME_OR_NUMBER = re.compile(
 )
 _COUNTED = 8000
 """Passages whose words are counted."""
+_BEGINNING = 12
+"""Words that tell a document from others where nothing else does."""
 
 
 class Quizzer:
@@ -44,7 +47,7 @@ class Quizzer:
     def __init__(self, texts: Iterable[str]) -> None:
         self.counts: Counter[str] = Counter()
         for text, _ in zip(texts, range(_COUNTED), strict=False):
-            self.counts.update(set(text.lower().split()))
+            self.counts.update(set(_words(text.lower())))
 
     def ask(self, rng: Random, document: Document) -> Question | None:
         """Return a question about a document, or None where its text gives none.
@@ -62,9 +65,14 @@ class Quizzer:
             text = _TITLES.pick(rng, False).format(x=document.title)
         return None if text is None else _question(rng, text, document)
 
+    def look_up(self, rng: Random, document: Document) -> Question:
+        """Return a question for a document by its first words; every text has them."""
+        beginning = _between(document.text).join(_words(document.text)[:_BEGINNING])
+        return _question(rng, _QUOTING.pick(rng, False).format(x=beginning), document)
+
     def _quotation(self, rng: Random, text: str) -> str | None:
         """A run of words, some of them left out."""
-        words = text.split()
+        words = _words(text)
         if len(words) < 6:
             return None
         length = rng.randint(4, 12)
@@ -72,10 +80,12 @@ class Quizzer:
         kept = words[start : start + length]
         if rng.random() < 0.4:
             kept = [word for word in kept if rng.random() < 0.75] or kept
-        return _QUOTING.pick(rng, False).format(x=" ".join(kept).strip(' .,;:"'))
+        return _QUOTING.pick(rng, False).format(x=_between(text).join(kept).strip(' .,;:"'))
 
     def _rare_words(self, rng: Random, text: str) -> str | None:
         """The rarest words of a text, in any order."""
+        if unspaced(text):
+            return self._quotation(rng, text)
         words = list({word.lower(): word for word in _WORD.findall(text) if len(word) > 2}.values())
         if len(words) < 4:
             return None
@@ -105,6 +115,14 @@ class Quizzer:
                 kind="one_hop",
             )
         return None
+
+
+def _words(text: str) -> list[str]:
+    return list(text.strip()) if unspaced(text) else text.split()
+
+
+def _between(text: str) -> str:
+    return "" if unspaced(text) else " "
 
 
 def _question(rng: Random, text: str, document: Document) -> Question:

@@ -16,6 +16,9 @@ PASSAGES = {
 }
 
 
+MANY = {f"p{i}": {"title": f"Spot {i}", "text": f"This Place lies on the {i}th river."} for i in range(9)}
+
+
 def row(question: str, answers: list[str], ids: list[str], **more: object) -> dict[str, object]:
     return {"question": question, "answers": answers, "positive_ids": ids, **more}
 
@@ -90,12 +93,74 @@ def test_a_question_without_answers_asks_for_its_passage():
         row("Where?", ["Velm"], []),
         row("Where?", ["Paris"], ["person"]),
         row("Where?", ["Velm"], ["film", "person", "town", "other", "fifth"]),
+        row("Where?", [], ["film", "person", "town"], hops=3),
+        row("Where?", [], [f"p{i}" for i in range(9)]),
         {"question": "Where?"},
     ],
 )
 def test_rows_that_teach_nothing_are_left_out(unfit):
-    assert understand(unfit, PASSAGES | {"fifth": {"text": "Velm"}}) is None
+    assert understand(unfit, PASSAGES | {"fifth": {"text": "Velm"}} | MANY) is None
 
 
 def test_the_training_split_is_used():
     assert understand(row("Where?", ["Velm"], ["person"], split="train"), PASSAGES) is not None
+
+
+def test_another_split_can_be_asked_for():
+    held = row("Where?", ["Velm"], ["person"], split="val")
+    assert understand(held, PASSAGES, split="val") is not None
+    assert understand(row("Where?", ["Velm"], ["person"]), PASSAGES, split="val") is not None
+    assert understand(row("Where?", ["Velm"], ["person"], split="train"), PASSAGES, split="val") is None
+
+
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_many_passages_may_be_read_in_any_order_where_nothing_must_be_combined(count):
+    ids = [f"p{i}" for i in reversed(range(count))]
+    looked_up = understand(row("What lies there?", [], ids, hops=1), MANY)
+    assert looked_up is not None
+    assert (looked_up.chain, looked_up.unordered, looked_up.kind) == (tuple(ids), True, "lookup")
+    told = understand(row("What is by it?", ["Place"], ids), MANY)
+    assert told is not None
+    assert (told.unordered, told.answer, len(told.chain)) == (True, "Place", count)
+    assert told.spans == ((5, 5),) * count
+
+
+def test_a_row_may_say_that_any_order_will_do():
+    ids = ["film", "person", "town"]
+    told = row("Where was the director of Grey Tide born, and who leads it?", ["Tom Reed"], ids)
+    assert understand(told, PASSAGES).chain == ("film", "person", "town")
+    asked = understand(told | {"unordered": True}, PASSAGES)
+    assert (asked.unordered, asked.answer, asked.spans[:2]) == (True, "Tom Reed", ((0, 0), (0, 0)))
+
+
+def test_the_order_of_eight_passages_is_found_from_their_steps():
+    order = [3, 0, 5, 7, 1, 6, 2, 4]
+    texts = {
+        f"p{i}": {"title": f"T{i}", "text": f"Here {i} leads to place {i}x, never to 1 or 2."} for i in order
+    }
+    steps = [{"answer": f"{i}x"} for i in order]
+    ids = [f"p{i}" for i in range(8)]
+    asked = understand(row("Where does it end?", ["4x"], ids, sub_questions=steps), texts)
+    assert asked is not None
+    assert asked.chain == tuple(f"p{i}" for i in order)
+    assert (asked.unordered, asked.kind, asked.answer) == (False, "eight_hop", "4x")
+
+
+def test_eight_passages_that_all_state_all_steps_are_ordered_without_trying_every_order():
+    texts = {f"p{i}": {"title": "", "text": "a b c d e f g"} for i in range(8)}
+    steps = [{"answer": each} for each in "abcdefgz"]
+    asked = understand(row("Which?", ["z"], list(texts), sub_questions=steps), texts)
+    assert asked is None
+
+
+def test_answers_in_chinese_need_no_spaces_around_them():
+    passages = {"z": {"title": "北京", "text": "北京是中国的首都，位于华北平原的北部。"}}
+    asked = understand(row("北京在哪里？", ["华北平原"], ["z"]), passages)
+    assert asked is not None
+    assert passages["z"]["text"][asked.spans[0][0] :].startswith("华北平原")
+
+
+def test_a_question_keeps_its_id_and_its_negatives():
+    asked = understand(row("Where?", ["Velm"], ["person"], id="q7", negative_ids=["town"]), PASSAGES)
+    assert (asked.id, asked.negatives) == ("q7", ("town",))
+    assert understand(row("Where?", ["Velm"], ["person"]), PASSAGES).id == "Where?"

@@ -1,11 +1,15 @@
 import json
+import logging
 from random import Random
+from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
-from memsparse.errors import DocumentError
-from memsparse.training.reading import ReadingMix, ReadingSet
-from tests.training.builders import PASSAGES, write_reading
+from memsparse.errors import ConfigError, DocumentError
+from memsparse.training.reading import ReadingMix, ReadingSet, open_reading
+from memsparse.training.stream import build_step
+from tests.training.builders import PASSAGES, calls_phase, prompts, write_reading
 
 TEXTS = {id_: text for id_, _, text in PASSAGES}
 
@@ -139,3 +143,262 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("\n")
     with pytest.raises(DocumentError, match="no passage"):
         ReadingSet(tmp_path / "corpus.jsonl", None, window_words=9)
+
+
+# --- what is left out ---
+
+
+def written(folder, passages, questions):
+    corpus, queries = folder / "c.jsonl", folder / "q.jsonl"
+    for path, rows in ((corpus, passages), (queries, questions)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return corpus, queries
+
+
+def numbered(count, text="Passage {} tells of thing{} and of little else that matters here."):
+    return [{"id": f"p{i}", "title": f"Title {i}", "text": text.format(i, i)} for i in range(count)]
+
+
+def asking(count, **fields):
+    return [
+        {
+            "id": f"q{i}",
+            "question": f"What is {i}?",
+            "answers": [f"thing{i}"],
+            "positive_ids": [f"p{i}"],
+            **fields,
+        }
+        for i in range(count)
+    ]
+
+
+def test_questions_without_their_passages_are_counted_in_one_warning(tmp_path, caplog):
+    questions = asking(5)
+    questions[1]["positive_ids"] = ["lost"]
+    questions[3]["positive_ids"] = ["p3", "gone"]
+    corpus, queries = written(tmp_path, numbered(5), questions)
+    with caplog.at_level(logging.WARNING):
+        reading = ReadingSet(corpus, queries, window_words=9)
+    (line,) = caplog.messages
+    assert line == (
+        f"{queries}: left out 2 of 5 questions, whose passages are not all there; the first: "
+        f"{queries}, line 2: the positive 'lost' is not in {corpus}"
+    )
+    assert [each.id for each in reading.questions] == ["q0", "q2", "q4"]
+
+
+def test_questions_without_their_passages_are_refused_if_strict(tmp_path):
+    questions = asking(5)
+    questions[1]["positive_ids"] = ["lost"]
+    corpus, queries = written(tmp_path, numbered(5), questions)
+    with pytest.raises(DocumentError, match=r"q.jsonl, line 2: the positive 'lost' is not in .*c.jsonl"):
+        ReadingSet(corpus, queries, window_words=9, strict=True)
+    questions[1]["split"] = "val"
+    corpus, queries = written(tmp_path, numbered(5), questions)
+    assert ReadingSet(corpus, queries, window_words=9, strict=True).asked == 4
+
+
+def test_an_error_says_why_no_question_is_left(tmp_path):
+    corpus, queries = written(tmp_path, numbered(2), asking(2, positive_ids=["x"]))
+    with pytest.raises(
+        DocumentError, match=r"no question .* \(.*line 1: the positive 'x' is not in .*\); check"
+    ):
+        ReadingSet(corpus, queries, window_words=9)
+
+
+@pytest.mark.parametrize(
+    ("passage", "question", "complaint"),
+    [
+        (
+            {"id": "p0", "text": "again"},
+            {},
+            r"c.jsonl, line 3: the id 'p0' is that of .*c.jsonl, line 1, too",
+        ),
+        ({"id": "p9", "text": " "}, {}, r"c.jsonl, line 3: document 'p9' has no text"),
+        ({"id": "p9", "text": "x"}, {"answers": "x"}, r"q.jsonl, line 1: answers is 'x'"),
+        ({"id": "p9", "text": "x"}, {"positive_ids": 3}, r"q.jsonl, line 1: positive_ids is 3"),
+    ],
+)
+def test_bad_rows_are_refused_before_anything_is_drawn(tmp_path, passage, question, complaint):
+    corpus, queries = written(tmp_path, [*numbered(2), passage], asking(2, **question))
+    with pytest.raises(DocumentError, match=complaint):
+        ReadingSet(corpus, queries, window_words=9)
+
+
+def test_another_split_is_read_if_asked_for(tmp_path):
+    questions = [*asking(2, split="train"), *asking(4, split="val")[2:], *asking(5)[4:]]
+    corpus, queries = written(tmp_path, numbered(5), questions)
+    train = ReadingSet(corpus, queries, window_words=9)
+    val = ReadingSet(corpus, queries, window_words=9, split="val")
+    assert [each.id for each in train.questions] == ["q0", "q1", "q4"]
+    assert [each.id for each in val.questions] == ["q2", "q3", "q4"]
+
+
+# --- mined negatives ---
+
+
+def test_mined_negatives_join_the_pool_first(tmp_path):
+    negatives = [f"p{i}" for i in range(20, 30)]
+    corpus, queries = written(tmp_path, numbered(60), asking(1, negative_ids=negatives))
+    reading = ReadingSet(corpus, queries, window_words=9)
+    seen = set()
+    for seed in range(40):
+        documents, questions = reading.sample(Random(seed), 5, 1)
+        ids = {document.id for document in documents}
+        if questions[0].chain:
+            assert len(ids & set(negatives)) >= 3
+            seen |= ids & set(negatives)
+    assert len(seen) == 10
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_no_more_mined_negatives_than_asked_for(tmp_path, most):
+    passages = numbered(400)
+    corpus, queries = written(tmp_path, passages, asking(1, negative_ids=["p20", "p21", "p22", "p23"]))
+    reading = ReadingSet(corpus, queries, window_words=9, negatives=most)
+    counts = []
+    for seed in range(30):
+        documents, questions = reading.sample(Random(seed), 8, 1)
+        assert questions[0].chain == ("p0",)
+        counts.append(sum(document.id in ("p20", "p21", "p22", "p23") for document in documents))
+    assert sorted(counts)[15] == most
+    with pytest.raises(ConfigError, match=r"negatives is -1; it must be at least 0"):
+        ReadingSet(corpus, queries, window_words=9, negatives=-1)
+
+
+def test_the_negatives_of_every_question_get_their_turn(tmp_path):
+    questions = asking(4)
+    for i, each in enumerate(questions):
+        each["negative_ids"] = [f"p{10 * (i + 1) + j}" for j in range(5)]
+    corpus, queries = written(tmp_path, numbered(200), questions)
+    reading = ReadingSet(corpus, queries, window_words=9)
+    for seed in range(20):
+        documents, drawn = reading.sample(Random(seed), 16, 4)
+        ids = {document.id for document in documents}
+        for each in drawn:
+            if each.chain:
+                number = int(each.chain[0][1:])
+                assert ids & {f"p{10 * (number + 1) + j}" for j in range(5)}
+
+
+def test_negatives_that_are_positives_or_unknown_are_passed_over(tmp_path, caplog):
+    corpus, queries = written(tmp_path, numbered(4), asking(2, negative_ids=["p0", "p1", "p3", "gone"]))
+    with caplog.at_level(logging.WARNING):
+        reading = ReadingSet(corpus, queries, window_words=9)
+    assert [each.negatives for each in reading.questions] == [("p1", "p3"), ("p0", "p3")]
+    assert caplog.messages == [f"{queries}: left out 2 negative_ids not in {corpus}"]
+
+
+# --- views ---
+
+
+def test_questions_left_out_are_never_drawn(tmp_path):
+    corpus, queries = written(tmp_path, numbered(6), asking(6))
+    whole = ReadingSet(corpus, queries, window_words=9)
+    fewer = whole.without({"q1", "q4", "no such"})
+    texts = {question.text for _, drawn in pools(fewer, 4, 4) for question in drawn}
+    assert texts == {f"What is {i}?" for i in (0, 2, 3, 5)}
+    assert (whole.asked, fewer.asked) == (6, 4)
+    assert fewer.prose(Random(1), 4) == whole.prose(Random(1), 4)
+    with pytest.raises(ConfigError, match="all 6 questions would be left out"):
+        whole.without({f"q{i}" for i in range(6)})
+
+
+def test_a_mix_leaves_questions_out_of_every_set(tmp_path):
+    corpus, queries = written(tmp_path, numbered(6), asking(6))
+    asked, plain = ReadingSet(corpus, queries, window_words=9), ReadingSet(corpus, None, window_words=9)
+    mix = ReadingMix([plain, asked, asked], [0, 1, 1]).without(["q0"])
+    assert mix.asked == 10
+    texts = {question.text for _, drawn in pools(mix, 3, 3) for question in drawn}
+    assert "What is 0?" not in texts
+    assert len(texts) == 5
+    assert [mix.alone(number, Random(0))[0] for number in (0, 4, 5, 9)] == ["q1", "q5", "q1", "q5"]
+    with pytest.raises(IndexError, match="no question"):
+        mix.alone(10, Random(0))
+
+
+def test_a_question_alone_comes_with_its_own_passages(tmp_path):
+    questions = asking(2)
+    questions[1] |= {"positive_ids": ["p3", "p1"], "answers": ["thing1"], "question": "Title 3 or Title 1?"}
+    corpus, queries = written(tmp_path, numbered(6), questions)
+    id_, documents, question = ReadingSet(corpus, queries, window_words=4).alone(1, Random(0))
+    assert (id_, question.text, question.answers) == ("q1", "Title 3 or Title 1?", ("thing1",))
+    assert [document.id for document in documents] == list(question.chain) == ["p3", "p1"]
+    assert "thing1" in documents[1].text
+
+
+# --- sources ---
+
+
+def source(**fields):
+    usual = {
+        "corpus": None,
+        "queries": None,
+        "dataset": None,
+        "subset": None,
+        "split": "train",
+        "columns": {},
+    }
+    return SimpleNamespace(**usual | {"negatives": 3, "strict": False, "weight": 1.0} | fields)
+
+
+def test_sources_open_as_one_reading(tmp_path):
+    corpus, queries = map(str, written(tmp_path, numbered(6), asking(6)))
+    assert open_reading([], (3, 9)) is None
+    assert open_reading([source(corpus=corpus, weight=0.0)], (3, 9)) is None
+    mix = open_reading([source(corpus=corpus, queries=queries), source(corpus="none", weight=0)], (3, 9))
+    assert mix.asked == 6
+    with pytest.raises(ConfigError, match="names no corpus; give a corpus or a dataset"):
+        open_reading([source()], (3, 9))
+    with pytest.raises(DocumentError, match="No such file"):
+        open_reading([source(corpus="none")], (3, 9))
+
+
+# --- workers and odd texts ---
+
+
+class Samples(Dataset):
+    def __init__(self, reading):
+        self.reading = reading
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return self.reading.sample(Random(index), 4, 3)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_workers_draw_what_one_process_draws(tmp_path):
+    reading = reading_set(tmp_path)
+    ahead = list(DataLoader(Samples(reading), batch_size=None, num_workers=2))
+    assert [tuple(each) for each in ahead] == [reading.sample(Random(index), 4, 3) for index in range(12)]
+
+
+ODD = ("Velm", "x" * 3000, "。", "北京是中华人民共和国的首都，位于华北平原的北部。" * 8, "a b", "\n\n1\n")
+
+
+@pytest.mark.parametrize("titled", [False, True])
+def test_steps_are_built_of_passages_of_any_shape(tmp_path, titled):
+    passages = [{"id": f"o{i}", "title": "T" * titled, "text": text} for i, text in enumerate(ODD)]
+    corpus, _ = written(tmp_path, passages, [])
+    reading = ReadingSet(corpus, None, window_words=(3, 12))
+    for share, real in ((1.0, 0.0), (0.0, 0.9)):
+        phase = calls_phase(1, documents=8, reading_share=share, real_documents=real)
+        for seed in range(12):
+            step = build_step(prompts(), phase, reading, Random(seed), 6)
+            assert int(step.document_lengths.min()) > 0
+
+
+def test_a_chinese_question_is_read_in_a_window_with_its_answer(tmp_path):
+    text = "天安门位于北京市中心。" * 30 + "北京位于华北平原的北部。" + "长城很长。" * 30
+    corpus, queries = written(
+        tmp_path,
+        [{"id": "z", "title": "北京", "text": text}],
+        [{"id": "q", "question": "北京在哪里？", "answers": ["华北平原"], "positive_ids": ["z"]}],
+    )
+    reading = ReadingSet(corpus, queries, window_words=20)
+    for documents, questions in pools(reading, 2, 1, count=30):
+        assert "华北平原" in documents[0].text
+        assert len(documents[0].text) <= 24
+        assert questions[0].answers == ("华北平原",)

@@ -1,6 +1,8 @@
 import re
 from random import Random
 
+import pytest
+
 from memsparse.training.selfmade import Quizzer
 from memsparse.types import Document
 
@@ -51,3 +53,27 @@ def test_texts_without_enough_words_give_no_question():
 
 def test_equal_seeds_ask_alike():
     assert questions() == questions()
+
+
+CHINESE = Document(
+    id="z", text="北京是中华人民共和国的首都，位于华北平原的北部，是全国的政治中心和文化中心。" * 3
+)
+
+
+def test_a_text_without_spaces_is_quoted_by_its_characters():
+    found = questions(CHINESE, count=60)
+    assert len(found) > 20
+    longest = max(len(question.text) for question in found)
+    assert longest < 80
+    assert any(set(CHINESE.text[:8]) & set(question.text) for question in found)
+
+
+@pytest.mark.parametrize("text", ["Velm", "x" * 5000, CHINESE.text, "one two", "..."])
+def test_every_text_can_be_looked_up(text):
+    document = Document(id="d", text=text)
+    quizzer = Quizzer([text])
+    for seed in range(20):
+        question = quizzer.look_up(Random(seed), document)
+        assert (question.chain, question.kind, question.answers) == (("d",), "lookup", ())
+        assert text[:2].lower() in question.text.lower()
+        assert len(question.text) < 120
