@@ -2,15 +2,14 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
-from torch import distributed
 from transformers.utils import logging as library_logging
 
 from memsparse.errors import MemSparseError
 from memsparse.training.config import TrainConfig
+from memsparse.training.processes import is_first, leave
 from memsparse.training.trainer import run
 
 INTERRUPTED = 130
@@ -24,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made if missing")
     parser.add_argument("--until", type=int, help="stop after this step")
     given = parser.parse_args(arguments)
-    if "WORLD_SIZE" in os.environ:  # started by torchrun
-        distributed.init_process_group("gloo")
-    level = logging.WARNING if distributed.is_initialized() and distributed.get_rank() else logging.INFO
+    level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     library_logging.disable_progress_bar()
     try:
@@ -37,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        leave()
     return 0
 
 

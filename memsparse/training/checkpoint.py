@@ -1,12 +1,15 @@
 """Checkpoints: one file is the truth a run continues from; the model folder beside it is an export.
 
-`state.safetensors` holds the float32 masters, the optimizers' states, the queue of negatives and the step. It
-is written aside and renamed, so a kill at any moment leaves the last good one. `model/` follows it.
+`state.safetensors` holds the float32 masters, the optimizers' states, the queues of negatives and the step.
+It is written aside and renamed, so a kill at any moment, or a full disk, leaves the last good one. `model/`
+follows it.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +18,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from memsparse.errors import ModelError
+from memsparse.errors import EngineError, ModelError
 
 STATE = "state.safetensors"
 MODEL = "model"
-_WEIGHTS = "model.safetensors"
 
 
 def save_state(folder: Path, state: dict[str, Any], config: dict[str, Any], *, name: str = STATE) -> None:
-    """Write a state of nested dicts, lists, tensors and JSON values; `config` is kept for reference."""
+    """Write a state of nested dicts, lists, tensors and JSON values; `config` is kept for reference.
+
+    Raises: EngineError where the disk is full or cannot be written; the file that was there is as before.
+    """
     tensors, plain = flatten(state)
     aside = folder / f"{name}.tmp"
-    save_file(tensors, aside, metadata={"state": json.dumps(plain), "config": json.dumps(config)})
-    _flush(aside)
-    aside.replace(folder / name)
-    _flush(folder)
+    with _told(folder / name, aside):
+        save_file(tensors, aside, metadata={"state": json.dumps(plain), "config": json.dumps(config)})
+        _flush(aside)
+        aside.replace(folder / name)
+        _flush(folder)
 
 
 def load_state(folder: Path, *, name: str = STATE) -> dict[str, Any] | None:
@@ -52,18 +58,59 @@ def load_state(folder: Path, *, name: str = STATE) -> dict[str, Any] | None:
     return state
 
 
+def remove_state(folder: Path, *, name: str) -> None:
+    """Remove a state, if it is there."""
+    (folder / name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small file aside, and rename it.
+
+    Raises: EngineError where the disk is full or cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    with _told(path, aside):
+        aside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+        _flush(aside)
+        aside.replace(path)
+
+
 def export_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write a model folder that loads anywhere; an older one is replaced file by file, the weights last."""
+    """Write a model folder that loads anywhere; an older one is replaced file by file, the weights last.
+
+    Raises: EngineError where the disk is full or cannot be written; an older one is as before.
+    """
     aside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    folder.mkdir(exist_ok=True)
-    # Only the weights differ from one export of a run to the next: their rename is the switch.
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == _WEIGHTS):
-        _flush(path)
-        path.replace(folder / path.name)
-    aside.rmdir()
+    with _told(folder, aside):
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        # Only the weights differ from one export of a run to the next: their rename is the switch.
+        paths = sorted(aside.iterdir(), key=lambda path: ".safetensors" in path.name)
+        for path in paths:
+            _flush(path)
+        folder.mkdir(exist_ok=True)
+        for path in paths:
+            path.replace(folder / path.name)
+        aside.rmdir()
+
+
+@contextmanager
+def _told(target: Path, aside: Path) -> Iterator[None]:
+    """Say in one line that `target` could not be written, and remove what was written aside."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise EngineError(
+            f"{target} could not be saved ({reason}); what was saved last is intact: make room on the disk "
+            "and run again"
+        ) from error
 
 
 def _flush(path: Path) -> None:
@@ -81,7 +128,7 @@ def flatten(state: Any) -> tuple[dict[str, Tensor], Any]:
     def walk(value: Any) -> Any:
         if isinstance(value, Tensor):
             name = f"t{len(tensors)}"
-            tensors[name] = value.detach().clone().contiguous()
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {"__tensor__": name}
         if isinstance(value, dict):
             return {"__dict__": [[key, walk(each)] for key, each in value.items()]}

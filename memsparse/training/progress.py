@@ -12,16 +12,22 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from memsparse.errors import EngineError
+from memsparse.training.boards import Board
+
 log = logging.getLogger(__name__)
 
 
 class RunLog:
     """Takes metrics while it is open; shows a bar on standard error if that is a terminal."""
 
-    def __init__(self, path: Path, *, done: int, steps: int, silent: bool = False) -> None:
-        """Args: path: JSON Lines file that is added to. silent: tell nothing at all."""
+    def __init__(
+        self, path: Path, *, done: int, steps: int, silent: bool = False, board: Board | None = None
+    ) -> None:
+        """Args: path: JSON Lines file that is added to. silent: tell nothing at all. board: is told, too."""
         self.path = path
         self.silent = silent
+        self.board = board
         console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, console=console, disable=silent or not console.is_terminal)
@@ -35,17 +41,30 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if self.board is not None:
+            self.board.close()
 
     def advance(self, step: int) -> None:
         """Move the bar to a step."""
         self._bar.update(self._task, completed=step)
 
     def write(self, entry: Mapping[str, Any], *, lasting: bool = False) -> None:
-        """Record an entry. On a terminal a lasting one stays above the bar; others stand beside it."""
+        """Record an entry. On a terminal a lasting one stays above the bar; others stand beside it.
+
+        Raises: EngineError where the disk is full or cannot be written.
+        """
         if self.silent:
             return
-        with self.path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(entry) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(entry) + "\n")
+            if self.board is not None:
+                self.board.write(entry)
+        except OSError as error:
+            raise EngineError(
+                f"{self.path} cannot be written ({error.strerror}); what was saved last is intact: make room "
+                "on the disk and run again"
+            ) from error
         line = _line(entry)
         if self._bar.disable:
             log.info("%s", line)
@@ -63,6 +82,26 @@ def _told(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"({_line(value)})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+class Averages:
+    """Means of metrics over the steps since they were last told; a step may lack some."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a step."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and begin anew."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
 
 
 class StopSignal:

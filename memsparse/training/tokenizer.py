@@ -62,7 +62,7 @@ def vocabulary_texts(
     """Texts a vocabulary is learnt from: invented worlds, and real passages with their questions.
 
     Args:
-        reading: files of real text, each with its share of the passages.
+        reading: sources of real text; those with a corpus each have their share of the passages.
         worlds: invented worlds of 64 documents and 64 questions.
         passages: rows of all corpora at most; three times as many questions.
     """
@@ -70,9 +70,10 @@ def vocabulary_texts(
         world = generate_world(10_000_000 + seed, documents=64, questions=64)
         yield from (f"{document.title}\n{document.text}" for document in world.documents)
         yield from (question.text for question in world.questions)
-    for source in reading or ():
-        most = -(-passages // len(reading or ()))
-        files: list[tuple[str, int, tuple[str, ...]]] = [(source.corpus, most, ("title", "text"))]
+    sources = [source for source in reading or () if source.corpus is not None]
+    for source in sources:
+        most = -(-passages // len(sources))
+        files: list[tuple[str, int, tuple[str, ...]]] = [(str(source.corpus), most, ("title", "text"))]
         if source.queries is not None:
             files.append((source.queries, 3 * most, ("question",)))
         for path, limit, names in files:

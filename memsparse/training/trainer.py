@@ -1,105 +1,174 @@
-"""The training loop of a small model from nothing: phases, metrics, checkpoints, exact resume.
+"""The training loop: phases, micro-batches, metrics, checkpoints, exact resume.
 
-Everything a step sees is drawn from the seed and the step's number, so a run continues where it stopped.
+Everything a step sees is drawn from the seed and the step's number, so a run continues where it stopped, and
+in as many processes as there are.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from memsparse.errors import ConfigError, EngineError, InputError
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.text import PromptBuilder
-from memsparse.training.checkpoint import MODEL, STATE, export_model, load_state, save_state
+from memsparse.training.boards import Board
+from memsparse.training.checkpoint import (
+    MODEL,
+    STATE,
+    export_model,
+    load_state,
+    remove_state,
+    save_state,
+)
 from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
-from memsparse.training.data import IGNORED, CallMix, Step, copy_batch, induction_batch
-from memsparse.training.objective import DigitReader, KeyQueue, LossWeights, StepResult, run_step, span_loss
+from memsparse.training.data import CallMix, Step, copy_batch, induction_batch
+from memsparse.training.failures import failure, tell
+from memsparse.training.learner import Learner, PendingKeys, checkpoint_layers
+from memsparse.training.lora import LoraSettings, add_lora
+from memsparse.training.measuring import Measures
+from memsparse.training.objective import DigitReader, KeyQueue
 from memsparse.training.optimizer import MasterOptimizer
-from memsparse.training.progress import RunLog, StopSignal
-from memsparse.training.reading import Reading, ReadingMix, ReadingSet
-from memsparse.training.stream import StepStream, build_step
-from memsparse.training.tokenizer import train_tokenizer, vocabulary_texts
+from memsparse.training.processes import Processes
+from memsparse.training.progress import Averages, RunLog, StopSignal
+from memsparse.training.reading import open_reading
+from memsparse.training.settings import made
+from memsparse.training.sharding import gather, reduce, release, shard
+from memsparse.training.start import TOKENIZER, new_model, prepare, start_folder, started_model
+from memsparse.training.stream import draw, moved
+from memsparse.training.supply import Steps, Supply
+from memsparse.training.utilisation import matrix_peak, step_flops, text_flops
+from memsparse.training.whole import whole_model
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 """Steps between two entries of metrics."""
 METRICS = "metrics.jsonl"
-TOKENIZER = "tokenizer"
+BOARD = "tensorboard"
+
+Batch = Step | tuple[torch.Tensor, torch.Tensor]
+"""A micro-batch: a step, or the ids and labels of random tokens."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Since:
+    """What was done since the last entry of metrics."""
+
+    averages: Averages = field(default_factory=Averages)
+    seconds: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Loss:
+    """What a micro-batch gave."""
+
+    loss: torch.Tensor
+    metrics: dict[str, float]
+    tokens: int
+    flops: float
+    queue: PendingKeys | None = None
 
 
 class Trainer:
-    """Trains a model from nothing, or from the last checkpoint in `out`.
+    """Trains a model from nothing, from another one, or from the last checkpoint in `out`.
 
-    Processes of a `torch.distributed` group train together: each draws steps of its own, all apply the mean
-    of their gradients, and the first one logs, evaluates and saves.
+    Processes train together: each takes its share of a step's micro-batches, all apply the mean of their
+    gradients, and the first one logs and saves.
     """
 
-    def __init__(self, config: TrainConfig, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-        torch.manual_seed(config.seed)
+    def __init__(
+        self,
+        config: TrainConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        out: Path,
+        processes: Processes | None = None,
+    ) -> None:
+        self.processes = processes or Processes(cpu=config.cpu)
         torch.set_num_threads(config.threads)
         self.config, self.tokenizer, self.out = config, tokenizer, out
-        self.reading = _open_reading(config)
+        self.micros = self.processes.share(config.micro_steps)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        reading = open_reading(config.reading_sources, config.reading_window)
         self.prompts = PromptBuilder(tokenizer)
-        model_config = config.model_config(
-            vocab_size=len(tokenizer),
-            eos_token_id=int(tokenizer.eos_token_id),
-            pad_token_id=0,
+        self.lora = None if config.lora is None else made(LoraSettings, config.lora, "lora: ")
+        self._make_learner()
+        offset = self.model.config.position_offset
+        self.measures = Measures(config, self.prompts, offset=offset)
+        self.supply = Supply(
+            config, self.prompts, reading, out, offset=offset, micros=self.micros, processes=self.processes
         )
-        self.model = MemSparseForCausalLM(model_config)
-        kv_heads = model_config.num_key_value_heads or model_config.num_attention_heads
-        width = len(model_config.memory_layers or ()) * kv_heads * model_config.head_dim
-        self.reader = DigitReader(width, CallMix().most_digits)
-        # Masters are taken before rounding, so that the first steps start from full precision.
-        modules: dict[str, torch.nn.Module] = {"model": self.model, "reader": self.reader}
-        self.optimizer = MasterOptimizer(modules, config.optimizer_config)
-        for module in modules.values():
-            module.to(getattr(torch, config.dtype))
-        self.rank = _rank()
         self.step = 0
-        self.queue: KeyQueue | None = None
+        self.queues: dict[int, KeyQueue] = {}
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    def _make_learner(self) -> None:
+        """Make model, readout and optimizer, on their device."""
+        config, device = self.config, self.processes.device
+        torch.manual_seed(config.seed)
+        if config.start is None:
+            self.model = new_model(config, self.tokenizer)
+        else:
+            # What stays frozen needs no float32 masters.
+            frozen = self.lora is not None and not config.sharded
+            folder = start_folder(config.start, self.out)
+            self.model = started_model(
+                config, self.tokenizer, folder, dtype=self.dtype if frozen else torch.float32
+            )
+        settings = self.model.config
+        kv_heads = settings.num_key_value_heads or settings.num_attention_heads
+        width = len(settings.memory_layers or ()) * kv_heads * settings.head_dim
+        self.reader = DigitReader(width, CallMix().most_digits)
+        if self.lora is not None:
+            add_lora(self.model, self.lora)
+        if config.gradient_checkpointing:
+            checkpoint_layers(self.model)
+        self.learner = Learner(self.model, self.reader).to(device)
+        if config.sharded:
+            shard(self.learner, device=device, processes=self.processes.count, dtype=self.dtype)
+        # Masters are taken before rounding, so that the first steps start from full precision.
+        self.optimizer = MasterOptimizer(
+            {"learner": self.learner}, config.optimizer_config, processes=self.processes
+        )
+        if not config.sharded:
+            # Parameters alone: rounded frequencies would turn other angles than those the engine turns.
+            for parameter in self.learner.parameters():
+                parameter.data = parameter.data.to(self.dtype)
 
     def train(self, *, until: int | None = None) -> None:
         """Run until the last step, or until step `until`, and save.
 
         Raises: KeyboardInterrupt after a Ctrl-C, when the step has ended and is saved; EngineError when loss
-            or gradients are no longer finite.
+            or gradients are no longer finite, or the disk is full.
         """
         last = self.config.steps if until is None else min(self.config.steps, until)
-        offset = self.model.config.position_offset
-        stream = StepStream(
-            self.config, self.prompts, self.reading, offset=offset, start=self.step, rank=self.rank
-        )
-        steps = stream.prefetched()
-        run_log = RunLog(self.out / METRICS, done=self.step, steps=last, silent=self.rank > 0)
-        seconds, tokens, stopping = 0.0, 0, False
-        with StopSignal() as stop, run_log:
+        if self.step >= last:
+            return
+        peak = matrix_peak(self.dtype, self.processes.device)
+        steps = self.supply.steps(self.step, self._measured_model)
+        since, stopping = _Since(), False
+        with StopSignal() as stop, self._run_log(last) as run_log:
             while self.step < last and not stopping:
                 began = time.perf_counter()
                 phase = self.config.phase_at(self.step)
-                metrics, count = self._take(phase, steps)
+                self._take(phase, steps, since)
+                since.seconds += time.perf_counter() - began
                 self.step += 1
-                seconds, tokens = seconds + time.perf_counter() - began, tokens + count
-                stopping = _anywhere(stop.asked)
+                stopping = self.processes.anywhere(stop.asked)
                 run_log.advance(self.step)
                 if self.step % LOG_EVERY == 0 or self.step == last:
-                    rate = {"tokens/s": tokens / seconds}
-                    run_log.write({"step": self.step, "phase": phase.name, **rate, **metrics})
-                    seconds, tokens = 0.0, 0
-                if self.step % self.config.eval_every == 0 and phase.task == "calls" and self.rank == 0:
+                    run_log.write(self._entry(phase, since, peak))
+                    since = _Since()
+                if self.step % self.config.eval_every == 0 and phase.task == "calls":
                     run_log.write({"step": self.step, "eval": self.evaluate()}, lasting=True)
                 if self.step % self.config.save_every == 0 or self.step == last or stopping:
                     self.save()
@@ -107,95 +176,158 @@ class Trainer:
             log.info("interrupted: step %d is saved in %s; run again to continue", self.step, self.out)
             raise KeyboardInterrupt
 
-    def _take(self, phase: Phase, steps: Iterator[tuple[int, Step]]) -> tuple[dict[str, float], int]:
-        """Take one step of a phase: metrics and tokens."""
+    def _run_log(self, last: int) -> RunLog:
+        first = self.processes.first
+        board = Board(self.out / BOARD, done=self.step) if self.config.tensorboard and first else None
+        return RunLog(self.out / METRICS, done=self.step, steps=last, silent=not first, board=board)
+
+    def _entry(self, phase: Phase, since: _Since, peak: float) -> dict[str, Any]:
+        """What is logged of the steps since the last entry; tokens are those of all processes."""
+        tokens = self.processes.sum(torch.tensor(float(since.tokens), device=self.processes.device))
+        return {
+            "step": self.step,
+            "phase": phase.name,
+            "tokens/s": float(tokens) / since.seconds,
+            "mfu": since.flops / since.seconds / peak,
+            "rate": self.config.learning_rate(self.step - 1),
+            **since.averages.take(),
+        }
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def _take(self, phase: Phase, steps: Steps, since: _Since) -> None:
+        """Take one step of a phase: the mean gradient of its micro-batches, then the optimizers."""
+        batches = {micro: self._draw(phase, micro, steps) for micro in self.micros}
+        gather(self.learner)
+        for micro, batch in batches.items():
+            taken = self._micro(phase, micro, batch)
+            since.averages.add(taken.metrics)
+            since.tokens += taken.tokens
+            since.flops += taken.flops
+        reduce(self.learner)
+        norm = self.optimizer.step(self.config.learning_rate(self.step), micro_steps=len(self.micros))
+        if not math.isfinite(norm):
+            raise self._failure(f"the gradient norm is {norm}", phase, batches)
+        since.averages.add({"norm": norm})
+
+    def _draw(self, phase: Phase, micro: int, steps: Steps) -> Batch:
         if phase.task not in BUILT_TASKS:
-            return self._tokens(phase)
-        number, step = next(steps)
-        if number != self.step:
+            make = copy_batch if phase.task == "copy" else induction_batch
+            rng = draw(self.config.seed, self.step, micro)
+            return make(rng, (5, self.model.config.vocab_size), phase.calls)
+        number, index, step = next(steps)
+        if (number, index) != (self.step, micro):
             raise EngineError(f"step {number} was built where step {self.step} is due; report this")
-        return self._calls(phase, step) if phase.task == "calls" else self._spans(step)
+        return step
 
-    def _spans(self, step: Step) -> tuple[dict[str, float], int]:
-        ids, repeats = step.spans
-        loss = span_loss(self.model, ids, repeats)
-        norm = self._descend(loss, lambda: {"ids": ids.tolist(), "repeats": repeats.tolist()})
-        return {"loss": float(loss.detach()), "norm": norm}, ids.numel()
-
-    def _tokens(self, phase: Phase) -> tuple[dict[str, float], int]:
-        rng = Random(f"{self.config.seed}/{self.step}")
-        make = copy_batch if phase.task == "copy" else induction_batch
-        ids, labels = make(rng, (5, self.model.config.vocab_size), phase.calls)
-        states = self.model.model(input_ids=ids).last_hidden_state
-        where = labels[:, 1:] != IGNORED
-        logits = self.model.lm_head(states[:, :-1][where]).float()
-        loss = cross_entropy(logits, labels[:, 1:][where])
-        accuracy = (logits.argmax(1) == labels[:, 1:][where]).float().mean()
-        norm = self._descend(loss, lambda: {"ids": ids.tolist(), "labels": labels.tolist()})
-        return {"loss": float(loss.detach()), "copy": float(accuracy), "norm": norm}, ids.numel()
-
-    def _calls(self, phase: Phase, step: Step) -> tuple[dict[str, float], int]:
-        if phase.queue and (self.queue is None or self.queue.limit != phase.queue):
-            self.queue = KeyQueue(phase.queue)
+    def _micro(self, phase: Phase, micro: int, batch: Batch) -> _Loss:
+        """Loss and gradients of one micro-batch."""
+        torch.manual_seed(draw(self.config.seed, self.step, micro).getrandbits(63))  # for dropout
+        reason, taken = "", None
         try:
-            result = run_step(
-                self.model,
-                step,
+            taken = self._loss(phase, micro, batch)
+            value = float(taken.loss.detach())
+            reason = "" if math.isfinite(value) else f"the loss is {value}"
+        except InputError as error:  # routing refuses scores that are NaN
+            reason = str(error)
+        # Other processes would wait for this one in their next exchange.
+        if self.processes.anywhere(bool(reason)) or taken is None:
+            raise self._failure(reason, phase, {micro: batch})
+        taken.loss.backward()
+        if not self.config.sharded:
+            self.optimizer.collect()
+        if taken.queue is not None:
+            taken.queue.commit()
+        return taken
+
+    def _loss(self, phase: Phase, micro: int, batch: Batch) -> _Loss:
+        frozen = self.lora is not None
+        there = moved(batch, self.processes.device)
+        config = self.model.config
+        if isinstance(batch, Step) and phase.task == "calls":
+            queue = self._queue(phase, micro)
+            result = self.learner(
+                "calls",
+                there,
                 phase.loss_weights,
-                reader=self.reader,
-                queue=self.queue if phase.queue else None,
+                queue=queue,
                 gold_only=phase.gold_only,
-                generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step),
+                generator=self._generator(micro),
                 lm_documents=phase.lm_documents,
             )
-        except InputError as error:  # routing refuses scores that are NaN
-            raise self._failure(str(error), describe(step, self.prompts)) from error
-        norm = self._descend(result.loss, lambda: describe(step, self.prompts))
-        return {"loss": float(result.loss.detach()), **result.metrics, "norm": norm}, step.tokens
+            metrics = {"loss": float(result.loss.detach()), **result.metrics}
+            flops = step_flops(config, batch, lm_documents=phase.lm_documents, frozen=frozen)
+            return _Loss(loss=result.loss, metrics=metrics, tokens=batch.tokens, flops=flops, queue=queue)
+        if isinstance(batch, Step):
+            ids, loss, metrics = batch.spans[0], self.learner("spans", *there.spans), {}
+        else:
+            ids = batch[0]
+            loss, accuracy = self.learner(phase.task, *there)
+            metrics = {"copy": float(accuracy)}
+        flops = text_flops(config, *ids.shape, weights=4 if frozen else 6)
+        metrics["loss"] = float(loss.detach())
+        return _Loss(loss=loss, metrics=metrics, tokens=ids.numel(), flops=flops)
 
-    def _descend(self, loss: Tensor, batch: Callable[[], Mapping[str, Any]]) -> float:
-        """Take one step down the loss; return the gradient norm."""
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._failure(f"the loss is {value}", batch())
-        loss.backward()
-        norm = self.optimizer.step(self.config.learning_rate(self.step))
-        if not math.isfinite(norm):
-            raise self._failure(f"the gradient norm is {norm}", batch())
-        return norm
+    def _queue(self, phase: Phase, micro: int) -> PendingKeys | None:
+        """The keys of earlier micro-batches of the same index."""
+        if not phase.queue:
+            return None
+        if micro not in self.queues or self.queues[micro].limit != phase.queue:
+            self.queues[micro] = KeyQueue(phase.queue)
+        return PendingKeys(self.queues[micro])
 
-    def _failure(self, reason: str, batch: Mapping[str, Any]) -> EngineError:
-        """Keep the batch of a step that failed, and say where."""
-        where = self.out / f"bad-step-{self.step}.json"
-        entry = {"step": self.step, "phase": self.config.phase_at(self.step).name, "reason": reason, **batch}
-        where.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
-        return EngineError(
-            f"step {self.step}: {reason}; its batch is in {where}: lower the learning rate, or look there"
-        )
+    def _generator(self, micro: int) -> torch.Generator:
+        seed = self.config.seed * 1_000_003 + self.step
+        return torch.Generator().manual_seed(seed + (micro << 52))
 
-    @torch.no_grad()
-    def evaluate(self, *, documents: int = 500, seed: int = 7) -> dict[str, float]:
-        """Measure on a world never trained on, one large pool: routing, decisions, answers."""
-        phase = Phase(name="eval", steps=1, documents=documents, calls=96, max_words=40, misses=0.1)
-        offset = self.model.config.position_offset
-        step = build_step(self.prompts, phase, None, Random(seed), offset, split="heldout")
-        self.model.train(False)
-        result = run_step(self.model, step, LossWeights())
-        self.model.train()
-        recalls = {name: value for name, value in result.metrics.items() if name.startswith("recall")}
-        return recalls | by_kind(result)
+    def _failure(self, reason: str, phase: Phase, batches: Mapping[int, Batch]) -> EngineError:
+        if not reason:
+            return EngineError(f"step {self.step}: another process stopped; its own line says why")
+        told = {micro: tell(phase.task, batch, self.prompts) for micro, batch in batches.items()}
+        return failure(self.out, self.step, phase.name, reason, told)
+
+    # --- measuring and saving -----------------------------------------------------------------------------
+
+    def _measured_model(self) -> MemSparseForCausalLM | None:
+        """The model as it is now, adapters and all, for what measures it by itself."""
+        return whole_model(self.model, self.lora if self.config.sharded else None, self.dtype)
+
+    def evaluate(self, *, documents: int | None = None, seed: int = 7) -> dict[str, float]:
+        """Measure on a world never trained on, and on the validation sets: routing, decisions, answers.
+
+        The first process measures, others return nothing; all must ask where the model is sharded.
+        """
+        gather(self.learner)
+        found: dict[str, float] = {}
+        if self.processes.first:
+            found = self.measures.take(self.learner, self.processes.device, documents=documents, seed=seed)
+        release(self.learner)
+        return found
 
     def save(self) -> None:
-        """Write the state of the run, then export the model; a further process writes only its queue."""
-        state: dict[str, Any] = {"step": self.step}
-        if self.rank == 0:
-            state = {"optimizer": self.optimizer.state_dict(), "step": self.step}
-        if self.queue is not None:
-            state["queue"] = self.queue.state_dict()
-        save_state(self.out, state, asdict(self.config), name=_state_name(self.rank))
-        if self.rank > 0:
-            return
-        export_model(self.out / MODEL, self.model, self.tokenizer)
+        """Write the state of the run, then export the model.
+
+        Raises: EngineError where the disk is full; the last good checkpoint is as before.
+        """
+        queues = self._all_queues()
+        state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "queues": queues}
+        model = whole_model(self.model, self.lora, self.dtype)
+        if self.processes.first and model is not None:
+            save_state(self.out, state, asdict(self.config))
+            export_model(self.out / MODEL, model, self.tokenizer)
+
+    def _all_queues(self) -> dict[int, Any]:
+        """The queues of every micro-batch, as the first process is to save them; others hand theirs over."""
+        own = {micro: queue.state_dict() for micro, queue in sorted(self.queues.items())}
+        if not self.processes.first:
+            save_state(self.out, {"queues": own}, {}, name=_part_name(self.processes.rank))
+        self.processes.wait()
+        if self.processes.first:
+            for rank in range(1, self.processes.count):
+                handed = load_state(self.out, name=_part_name(rank)) or {}
+                own |= handed.get("queues", {})
+                remove_state(self.out, name=_part_name(rank))
+        return own
 
     def _resume(self) -> None:
         """Continue from the checkpoint in `out`, if there is one."""
@@ -207,102 +339,46 @@ class Trainer:
         except ConfigError as error:
             raise ConfigError(f"{self.out / STATE}: {error}") from error
         self.step = int(state["step"])
-        own = state if self.rank == 0 else load_state(self.out, name=_state_name(self.rank)) or {}
-        # A kill may come between the saves of two processes: a queue of another step is left.
-        if "queue" in own and own["step"] == self.step:
-            self.queue = KeyQueue(int(own["queue"]["limit"]))
-            self.queue.load_state_dict(own["queue"])
+        held = state.get("queues") or ({0: state["queue"]} if "queue" in state else {})
+        for micro in self.micros:
+            if micro in held:
+                self.queues[micro] = KeyQueue(int(held[micro]["limit"]))
+                self.queues[micro].load_state_dict(moved(held[micro], self.processes.device))
         log.info("continuing from step %d in %s", self.step, self.out)
 
 
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def _state_name(rank: int) -> str:
-    return f"queue-{rank}.safetensors" if rank else STATE
-
-
-def _anywhere(asked: bool) -> bool:
-    """Whether any process was asked to stop: all must end after the same step."""
-    if not distributed.is_initialized():
-        return asked
-    flag = torch.tensor(int(asked))
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return bool(flag)
-
-
-def by_kind(result: StepResult) -> dict[str, float]:
-    """Share of calls right throughout, and of first decisions right, for every kind of call."""
-    found: dict[str, float] = {}
-    for kind in sorted(set(result.kinds)):
-        rows = torch.tensor([each == kind for each in result.kinds])
-        found[kind] = float(result.right[rows].float().mean())
-        found[f"{kind}.begins"] = float(result.begins[rows].float().mean())
-    return found
-
-
-def describe(step: Step, prompts: PromptBuilder) -> dict[str, Any]:
-    """A step as JSON: text of documents and calls, what each call should have said, and the token ids."""
-    lengths = step.document_lengths.tolist()
-    documents = [row[:length] for row, length in zip(step.document_ids.tolist(), lengths, strict=True)]
-    calls = []
-    for batch in step.batches:
-        for row, kind in enumerate(batch.kinds):
-            ids = batch.ids[row][batch.mask[row]].tolist()
-            labels = batch.labels[row][batch.mask[row]].tolist()
-            calls.append(
-                {
-                    "kind": kind,
-                    "text": prompts.decode(ids),
-                    "target": prompts.decode([label for label in labels if label != IGNORED]),
-                    "positives": batch.positives[row].nonzero().flatten().tolist(),
-                    "read": batch.read[row].nonzero().flatten().tolist(),
-                    "ids": ids,
-                    "labels": labels,
-                }
-            )
-    return {"documents": [{"text": prompts.decode(ids), "ids": ids} for ids in documents], "calls": calls}
+def _part_name(rank: int) -> str:
+    return f"queues-{rank}.part.safetensors"
 
 
 def run(config: TrainConfig, out: Path, *, until: int | None = None) -> Trainer:
     """Train as a config says, into a folder; a second call continues what the first left.
+
+    Under torchrun or `accelerate launch`, it joins the other processes; the caller leaves them
+    (`memsparse.training.processes.leave`).
 
     Raises: ConfigError for a folder or reading files that cannot be used, before any step; and as
         `Trainer.train`.
     """
     if until is not None and until < 1:
         raise ConfigError(f"until is {until}; stop after step 1 or later")
-    for path in (path for source in config.reading_sources for path in source.paths):
+    sources = [("reading", source) for source in config.reading_sources]
+    sources += [("validation", source) for source in config.validation_sources]
+    for name, path in ((name, path) for name, source in sources for path in source.paths):
         if not path.is_file():
-            raise ConfigError(f"reading: no file {path} (relative to {Path.cwd()}); mend the recipe's path")
+            raise ConfigError(f"{name}: no file {path} (relative to {Path.cwd()}); mend the recipe's path")
+    if config.start is not None:
+        start_folder(config.start, out)
+    processes = Processes(cpu=config.cpu)
+    processes.share(config.micro_steps)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out}: {error.strerror}; train into a folder that can be made") from error
-    folder = out / TOKENIZER
-    if not folder.exists() and _rank() == 0:
-        tokenizer = train_tokenizer(vocabulary_texts(config.reading_sources), vocab_size=config.vocab_size)
-        aside = out / f"{TOKENIZER}.tmp"
-        tokenizer.save_pretrained(aside)
-        aside.replace(folder)
-    if distributed.is_initialized():
-        distributed.barrier()  # for the tokenizer
-    trainer = Trainer(config, PreTrainedTokenizerFast.from_pretrained(folder), out)
+    if processes.first:
+        prepare(config, out)
+    processes.wait()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / TOKENIZER)
+    trainer = Trainer(config, tokenizer, out, processes)
     trainer.train(until=until)
     return trainer
-
-
-def _open_reading(config: TrainConfig) -> Reading | None:
-    sources = [source for source in config.reading_sources if source.weight]
-    if not sources:
-        return None
-    sets = [
-        ReadingSet(
-            Path(source.corpus),
-            None if source.queries is None else Path(source.queries),
-            window_words=config.reading_window,
-        )
-        for source in sources
-    ]
-    return ReadingMix(sets, [source.weight for source in sources])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from memsparse.errors import ConfigError
 from memsparse.training.optimizer import MasterOptimizer, OptimizerConfig
@@ -102,30 +102,114 @@ def test_a_restored_optimizer_steps_as_the_original():
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
-def test_a_group_of_processes_steps_by_the_mean_of_their_gradients(monkeypatch):
-    def stepped() -> list[torch.Tensor]:
+def test_micro_batches_and_processes_step_by_the_mean_of_their_gradients():
+    def stepped(seeds, processes=None) -> list[torch.Tensor]:
         net = Net()
-        backward(net)
-        optimizer = MasterOptimizer({"net": net}, OptimizerConfig())
-        optimizer.step(1.0)
+        optimizer = MasterOptimizer({"net": net}, OptimizerConfig(), processes)
+        for seed in seeds:
+            backward(net, seed)
+            optimizer.collect()
+            assert all(p.grad is None for p in net.parameters())
+        optimizer.step(1.0, micro_steps=len(seeds))
         return [*optimizer.masters, *(master.grad for master in optimizer.masters)]
 
-    alone = stepped()
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        assert all(torch.equal(a, b) for a, b in zip(stepped(), alone, strict=True))
-        sent = []
+    class Others:
+        """Three other processes that have the same gradients."""
 
-        def reduce(flat: torch.Tensor) -> None:
-            sent.append(flat.clone())
-            flat.mul_(4)  # three other processes sent the same
+        count = 4
 
-        monkeypatch.setattr(distributed, "all_reduce", reduce)
-        monkeypatch.setattr(distributed, "get_world_size", lambda: 4)
-        assert all(torch.equal(a, b) for a, b in zip(stepped(), alone, strict=True))
-        assert [len(flat) for flat in sent] == [sum(master.numel() for master in alone) // 2]
-    finally:
-        distributed.destroy_process_group()
+        def mean(self, gradients, parameters):
+            assert len(gradients) == len(parameters) == 4
+            return [(4 * gradient) / 4 for gradient in gradients]
+
+    net = Net()
+    for seed in (0, 1, 2):
+        backward(net, seed)
+    whole = MasterOptimizer({"net": net}, OptimizerConfig())
+    for parameter in net.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= 3
+    whole.step(1.0)
+    for a, b in zip(whole.masters, stepped((0, 1, 2)), strict=False):
+        torch.testing.assert_close(a, b)
+    alone = stepped((0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(stepped((0, 1), Others()), alone, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(alone, stepped((0,)), strict=True))
+
+
+def test_a_float32_parameter_is_its_own_master_and_a_bfloat16_one_has_a_copy():
+    net = Net()
+    optimizer = MasterOptimizer({"net": net}, OptimizerConfig())
+    assert [m.data_ptr() for m in optimizer.masters] == [p.data_ptr() for p in optimizer.parameters]
+    low = Net().to(torch.bfloat16)
+    assert {m.dtype for m in MasterOptimizer({"net": low}, OptimizerConfig()).masters} == {torch.float32}
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(6, 4)
+        self.router_q_proj = nn.Sequential(nn.Linear(4, 4, bias=False))
+        self.q_proj = nn.Linear(4, 3)
+        self.routing_gate = nn.Parameter(torch.tensor(1.0))
+        self.lm_head = nn.Linear(4, 6, bias=False)
+
+
+def groups(**settings):
+    """Of each optimizer: its name, and each group's rate, decay and shapes."""
+    optimizer = MasterOptimizer({"net": Model()}, OptimizerConfig(weight_decay=0.1, **settings))
+    return [
+        (
+            type(each).__name__,
+            [
+                (g["peak"], g["weight_decay"], [tuple(p.shape) for p in g["params"]])
+                for g in each.param_groups
+            ],
+        )
+        for each in optimizer.optimizers
+    ]
+
+
+def test_what_is_stepped_how_is_a_setting():
+    assert groups() == [
+        ("Muon", [(0.02, 0.1, [(4, 4), (3, 4)])]),
+        ("AdamW", [(2e-3, 0.0, [(), (6, 4), (3,), (6, 4)])]),
+    ]
+    assert groups(matrices="adamw", matrix_lr=1e-4, other_lr=1e-5, router_lr=1e-3, embedding_lr=1e-6) == [
+        (
+            "AdamW",
+            [
+                (1e-4, 0.1, [(3, 4)]),
+                (1e-5, 0.0, [(3,)]),
+                (1e-3, 0.1, [(), (4, 4)]),
+                (1e-6, 0.0, [(6, 4), (6, 4)]),
+            ],
+        )
+    ]
+    assert groups(router_lr=1e-3)[0] == ("Muon", [(0.02, 0.1, [(3, 4)])])
+
+
+def test_nothing_but_frozen_matrices_leaves_out_an_optimizer():
+    net = nn.Sequential(nn.Linear(4, 3, bias=False))
+    assert [type(each).__name__ for each in MasterOptimizer({"n": net}, OptimizerConfig()).optimizers] == [
+        "Muon"
+    ]
+
+
+def test_rates_come_from_the_config_and_a_state_of_other_groups_is_refused():
+    def made(**settings):
+        return MasterOptimizer({"net": Net()}, OptimizerConfig(**settings))
+
+    state = made(matrix_lr=0.5, weight_decay=0.5).state_dict()
+    again = made(matrix_lr=0.1, other_lr=0.2)
+    again.load_state_dict(state)
+    assert [(g["peak"], g["weight_decay"]) for each in again.optimizers for g in each.param_groups] == [
+        (0.1, 0.0),
+        (0.2, 0.0),
+    ]
+    for other in (made(matrices="adamw"), made(embedding_lr=1e-3)):
+        with pytest.raises(ConfigError, match="the state belongs to other optimizers; keep matrices"):
+            other.load_state_dict(state)
 
 
 def test_the_state_of_another_model_is_refused():
@@ -145,6 +229,9 @@ def test_the_state_of_another_model_is_refused():
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("clip", float("nan")),
+        ("router_lr", 0.0),
+        ("embedding_lr", float("inf")),
+        ("matrices", "sgd"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, value):

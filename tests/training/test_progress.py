@@ -92,3 +92,25 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_averages_are_over_the_steps_that_have_a_metric():
+    averages = progress.Averages()
+    averages.add({"loss": 1.0, "recall@1": 0.5})
+    averages.add({"loss": 3.0})
+    assert averages.take() == {"loss": 2.0, "recall@1": 0.5}
+    assert averages.take() == {}
+
+
+def test_a_board_is_told_and_closed(tmp_path):
+    told = []
+
+    class Board:
+        write = told.append
+
+        def close(self):
+            told.append("closed")
+
+    with RunLog(tmp_path / "m.jsonl", done=0, steps=4, board=Board()) as run_log:
+        run_log.write({"step": 2, "loss": 1.0})
+    assert told == [{"step": 2, "loss": 1.0}, "closed"]

@@ -7,7 +7,7 @@ from memsparse.errors import EngineError
 from memsparse.training.config import Phase
 from memsparse.training.data import Step
 from memsparse.training.reading import ReadingSet
-from memsparse.training.stream import AHEAD, StepStream, build_step
+from memsparse.training.stream import AHEAD, StepStream, build_step, moved
 from tests.training.builders import calls_phase, prompts, recipe, write_reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -20,34 +20,53 @@ def equal(a: Step, b: Step) -> bool:
     )
 
 
-def stream(config, start: int = 0, reading: ReadingSet | None = None) -> StepStream:
-    return StepStream(config, prompts(), reading, offset=6, start=start)
+def stream(config, start: int = 0, reading: ReadingSet | None = None, **given) -> StepStream:
+    return StepStream(config, prompts(), reading, offset=6, start=start, **given)
 
 
-def test_the_worker_loses_and_repeats_no_step_wherever_it_starts():
+def test_the_worker_loses_and_repeats_no_step_wherever_it_starts_and_stops():
     config = recipe(
         calls_phase(AHEAD + 3, documents=3, calls=1), Phase(name="copy", steps=2, task="copy"), calls_phase(2)
     )
-    direct = dict(stream(config))
+    direct = {number: step for number, _, step in stream(config)}
     assert list(direct) == [*range(AHEAD + 3), AHEAD + 5, AHEAD + 6]
-    for start in (0, 4, AHEAD + 4, AHEAD + 7):
-        ahead = list(stream(config, start).prefetched())
-        assert [number for number, _ in ahead] == [number for number in direct if number >= start]
-        assert all(equal(step, direct[number]) for number, step in ahead)
+    for start, stop in ((0, AHEAD + 7), (4, AHEAD + 6), (AHEAD + 4, AHEAD + 7), (AHEAD + 7, AHEAD + 7)):
+        ahead = list(stream(config, start, stop=stop).prefetched())
+        assert [(number, micro) for number, micro, _ in ahead] == [
+            (number, 0) for number in direct if start <= number < stop
+        ]
+        assert all(equal(step, direct[number]) for number, _, step in ahead)
 
 
-def test_every_rank_draws_steps_of_its_own():
+def test_a_micro_batch_depends_on_its_index_and_not_on_who_draws_it():
     config = recipe(calls_phase(2))
-    steps = [dict(StepStream(config, prompts(), None, offset=6, start=0, rank=rank)) for rank in (0, 1, 2)]
-    assert [list(each) for each in steps] == [[0, 1]] * 3
-    assert equal(steps[0][1], dict(stream(config))[1])
-    assert not any(equal(steps[i][1], steps[j][1]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    every = list(stream(config, micros=range(4)))
+    assert [(number, micro) for number, micro, _ in every] == [(n, m) for n in (0, 1) for m in range(4)]
+    shared = [*stream(config, micros=(0, 2)), *stream(config, micros=(1, 3))]
+    for number, micro, step in shared:
+        assert equal(step, every[4 * number + micro][2])
+    assert equal(every[4][2], list(stream(config))[1][2])
+    steps = [step for _, _, step in every]
+    assert not any(equal(a, b) for i, a in enumerate(steps) for b in steps[:i])
+
+
+def test_moved_reaches_every_tensor():
+    held = {"a": [torch.ones(1)], "step": next(iter(stream(recipe(calls_phase(1)))))[2], "n": 3}
+    there = moved(held, torch.device("meta"))
+    step = there["step"]
+    tensors = [there["a"][0], step.document_ids, step.digits, *step.spans, step.batches[0].routes]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert (there["n"], step.head, step.batches[0].kinds) == (
+        3,
+        held["step"].head,
+        held["step"].batches[0].kinds,
+    )
 
 
 def test_steps_differ_from_one_another_and_from_those_of_another_seed():
-    first, second = (step for _, step in stream(recipe(calls_phase(2))))
+    first, second = (step for *_, step in stream(recipe(calls_phase(2))))
     assert not equal(first, second)
-    assert not equal(first, next(iter(stream(recipe(calls_phase(2), seed=2))))[1])
+    assert not equal(first, next(iter(stream(recipe(calls_phase(2), seed=2))))[2])
 
 
 @pytest.mark.parametrize(("share", "real"), [(0.0, 0), (1.0, 6)])
@@ -56,7 +75,7 @@ def test_real_questions_take_their_share(tmp_path, share, real):
     reading = ReadingSet(tmp_path / "corpus.jsonl", tmp_path / "queries.jsonl", window_words=20)
     config = recipe(calls_phase(6, documents=3, reading_share=share), reading=files)
     found = 0
-    for _, step in stream(config, reading=reading):
+    for *_, step in stream(config, reading=reading):
         text = prompts().decode(step.document_ids.flatten().tolist())
         found += any(word in text for word in ("sarno", "velm"))
     assert found == real

@@ -2,8 +2,7 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,21 @@ from memsparse.training import trainer as trainer_module
 from memsparse.training.checkpoint import STATE, load_state
 from memsparse.training.config import Phase, TrainConfig
 from memsparse.training.data import NOT_FOUND
+from memsparse.training.failures import describe
+from memsparse.training.measuring import by_kind
 from memsparse.training.objective import KeyQueue
-from memsparse.training.trainer import Trainer, by_kind, describe, run
+from memsparse.training.trainer import Trainer, run
 from tests.training.builders import MODEL, calls_phase, prompts, recipe, tokenizer, write_reading
 from tests.training.test_objective import make_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_time_is_spent_on_the_machines_peak(monkeypatch):
+    monkeypatch.setattr(trainer_module, "matrix_peak", lambda *_: 1e12)
 
 
 def mixed(**changes: Any) -> TrainConfig:
@@ -76,16 +82,47 @@ def test_a_run_in_slices_equals_the_uninterrupted_one_bit_for_bit(tmp_path, stra
     assert_same(tmp_path, straight)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_steps": 2, "optimizer": {"matrices": "adamw", "matrix_lr": 1e-3, "router_lr": 1e-2}},
+        {"dtype": "float32", "gradient_checkpointing": True, "micro_steps": 3},
+    ],
+    ids=["adamw", "float32"],
+)
+def test_micro_batches_are_resumed_bit_for_bit_too(tmp_path, changes):
+    config = recipe(calls_phase(3, queue=14, documents=4), Phase(name="c", steps=1, task="copy"), **changes)
+    for name, stops in (("straight", (4,)), ("slices", (1, 2, 4))):
+        for stop in stops:
+            trainer(tmp_path / name, config).train(until=stop)
+    assert_same(tmp_path / "straight", tmp_path / "slices")
+    assert sorted(load_state(tmp_path / "slices")["queues"]) == list(range(changes["micro_steps"]))
+
+
+def test_a_step_of_micro_batches_takes_the_mean_of_their_gradients(tmp_path):
+    config = recipe(calls_phase(1, lm_documents=0), micro_steps=2, dtype="float32", optimizer={"clip": 1e9})
+    whole = trainer(tmp_path / "whole", config)
+    gradients = []
+    for micro in (0, 1):
+        each = trainer(tmp_path / str(micro), config)
+        each.micros = each.supply.micros = range(micro, micro + 1)
+        each.train()
+        gradients.append([master.grad for master in each.optimizer.masters])
+    whole.train()
+    for a, b, master in zip(*gradients, whole.optimizer.masters, strict=True):
+        torch.testing.assert_close((a + b) / 2, master.grad)
+
+
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path, straight, monkeypatch):
     step = trainer_module.MasterOptimizer.step
 
     class Killed(BaseException):
         pass
 
-    def die_at_step_6(self, factor):
+    def die_at_step_6(self, factor, **named):
         if killed.step == 6:
             raise Killed
-        return step(self, factor)
+        return step(self, factor, **named)
 
     killed = trainer(tmp_path, mixed(save_every=5))
     with monkeypatch.context() as patch:
@@ -100,8 +137,8 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path, straight,
 
 def test_the_queue_is_part_of_the_state_and_may_be_missing_from_an_old_one(tmp_path, straight, monkeypatch):
     state = load_state(straight)
-    assert state["queue"]["limit"] == 14
-    assert [count for *_, count in state["queue"]["steps"]] == [6, 6]
+    assert state["queues"][0]["limit"] == 14
+    assert [count for *_, count in state["queues"][0]["steps"]] == [6, 6]
     with monkeypatch.context() as patch:
         patch.setattr(KeyQueue, "state_dict", lambda self: {"limit": self.limit, "steps": []})
         trainer(tmp_path).train(until=4)
@@ -119,7 +156,7 @@ def test_the_queue_is_part_of_the_state_and_may_be_missing_from_an_old_one(tmp_p
     )
     resumed.save()
     old = trainer(tmp_path)
-    assert (old.step, old.queue) == (7, None)
+    assert (old.step, old.queues) == (7, {})
     old.train(until=8)
     assert old.step == 8
 
@@ -144,6 +181,22 @@ def test_masters_are_float32_and_the_model_bfloat16(tmp_path, straight):
     assert any(not torch.equal(m, m.to(torch.bfloat16).float()) for m in net.optimizer.masters)
     whole = trainer(tmp_path / "float32", mixed(dtype="float32"))
     assert {p.dtype for p in whole.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"aux_loss_method": "BCE"}, {"aux_loss_method": "INFONCE_DECOUPLE", "learn_temperature": True}],
+)
+def test_the_scalars_of_the_losses_are_trained_saved_and_started_from(tmp_path, changes):
+    config = recipe(calls_phase(2), model=MODEL | changes, dtype="float32")
+    each = trainer(tmp_path / "run", config)
+    name = "b" if changes["aux_loss_method"] == "BCE" else "temperature"
+    before = getattr(each.model, name).item()
+    each.train()
+    trained = getattr(each.model, name).item()
+    assert trained != before
+    follow = recipe(calls_phase(2), start=str(tmp_path / "run" / "model"), model={}, dtype="float32")
+    assert getattr(trainer(tmp_path / "next", follow).model, name).item() == trained
 
 
 def test_the_exported_folder_is_a_model_the_engine_loads(straight):
@@ -190,6 +243,24 @@ def test_evaluation_changes_nothing(tmp_path, straight):
     assert_same(out, straight)
 
 
+def test_metrics_are_means_over_the_steps_and_go_to_tensorboard_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 1)
+    config = recipe(calls_phase(4, rate=0.5, rate_end=0.25), warmup=0, decay=0.0)
+    trainer(tmp_path / "each", config).train()
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 4)
+    trainer(tmp_path / "all", replace(config, tensorboard=True)).train()
+    each, (whole,) = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("each", "all")
+    )
+    for name in ("loss", "aux", "norm"):
+        assert whole[name] == pytest.approx(sum(line[name] for line in each) / 4)
+    assert [line["rate"] for line in each] == pytest.approx([0.5, 0.5 - 1 / 12, 0.25 + 1 / 12, 0.25])
+    assert 0 < whole["mfu"] < 1
+    assert list((tmp_path / "all" / "tensorboard").iterdir())
+    assert not (tmp_path / "each" / "tensorboard").exists()
+
+
 def poison(each: Trainer) -> None:
     with torch.no_grad():
         each.model.model.norm.weight.fill_(float("nan"))
@@ -221,7 +292,7 @@ def test_nan_in_the_routers_and_in_the_gradients_stop_the_run_too(tmp_path, monk
         each.model.model.layers[1].self_attn.router_q_proj[0].weight.fill_(float("nan"))
     with pytest.raises(EngineError, match="step 0: scores hold NaN"):
         each.train()
-    monkeypatch.setattr(trainer_module.MasterOptimizer, "step", lambda self, factor: float("inf"))
+    monkeypatch.setattr(trainer_module.MasterOptimizer, "step", lambda self, factor, **_: float("inf"))
     with pytest.raises(EngineError, match="step 0: the gradient norm is inf"):
         trainer(tmp_path, recipe(calls_phase(3))).train()
     assert not (tmp_path / STATE).exists()
@@ -230,16 +301,16 @@ def test_nan_in_the_routers_and_in_the_gradients_stop_the_run_too(tmp_path, monk
 def test_a_step_out_of_turn_is_refused(tmp_path):
     each = trainer(tmp_path, recipe(calls_phase(3)))
     with pytest.raises(EngineError, match="step 2 was built where step 0 is due"):
-        each._take(each.config.phases[0], iter([(2, make_step())]))
+        each._draw(each.config.phases[0], 0, iter([(2, 0, make_step())]))
 
 
 def test_an_interrupt_ends_the_step_saves_and_says_so_in_one_line(tmp_path, straight, monkeypatch, caplog):
     take = Trainer._take
 
-    def interrupted(self, phase, steps):
+    def interrupted(self, *given):
         if self.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return take(self, phase, steps)
+        return take(self, *given)
 
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(Trainer, "_take", interrupted)
@@ -289,101 +360,3 @@ def test_a_folder_that_is_a_file_and_an_end_before_the_start_are_refused(tmp_pat
         run(recipe(calls_phase(1)), tmp_path / "file")
     with pytest.raises(ConfigError, match="until is 0"):
         run(recipe(calls_phase(1)), tmp_path / "out", until=0)
-
-
-# --- the command -------------------------------------------------------------------------------------------
-
-RECIPE = """
-seed = 3
-vocab_size = 420
-warmup = 1
-reading = {{ corpus = "{corpus}", queries = "{queries}" }}
-[model]
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 2
-num_attention_heads = 2
-num_key_value_heads = 1
-head_dim = 8
-memory_layers = [1]
-chunk_size = 4
-[[phases]]
-name = "copy"
-task = "copy"
-steps = 1
-calls = 2
-[[phases]]
-name = "main"
-steps = 4
-documents = 4
-calls = 2
-reading_share = 1.0
-max_document_tokens = 160
-"""
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "memsparse.training", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-def test_the_command_trains_continues_and_shows_no_bar_in_a_pipe(tmp_path):
-    path, out = tmp_path / "tiny.toml", tmp_path / "run"
-    path.write_text(RECIPE.format(**write_reading(tmp_path)))
-    first = command(path, "--out", out, "--until", 2)
-    assert (first.returncode, first.stdout) == (0, "")
-    assert "step 2  phase main" in first.stderr
-    assert "\r" not in first.stderr
-    assert len(first.stderr.splitlines()) == 1
-    assert load_state(out)["step"] == 2
-    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "model", STATE, "tokenizer"}
-
-
-@pytest.mark.slow
-def test_two_processes_train_together_and_continue_bit_for_bit(tmp_path):
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE.format(**write_reading(tmp_path)) + "queue = 8\n")
-    for out, stops in (("straight", (4,)), ("slices", (3, 4))):
-        for stop in stops:
-            done = together(path, "--out", tmp_path / out, "--until", stop)
-            assert done.returncode == 0, done.stderr
-            assert done.stderr.count(f"step {stop}  phase") == 1  # the first process alone
-    assert_same(tmp_path / "straight", tmp_path / "slices")
-    own, other = (load_state(tmp_path / "slices", name=name) for name in (STATE, "queue-1.safetensors"))
-    assert (own["step"], other["step"], set(other)) == (4, 4, {"step", "queue"})
-    assert not torch.equal(own["queue"]["steps"][0][0][1], other["queue"]["steps"][0][0][1])
-    alone = command(path, "--out", tmp_path / "alone", "--until", 4)
-    assert alone.returncode == 0
-    assert not torch.equal(
-        load_state(tmp_path / "alone")["optimizer"]["masters"][0], own["optimizer"]["masters"][0]
-    )
-
-
-def together(*arguments: object) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "memsparse.training", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-def test_the_command_tells_a_bad_recipe_in_one_line(tmp_path):
-    path = tmp_path / "bad.toml"
-    path.write_text("sead = 1\n")
-    done = command(path, "--out", tmp_path / "run")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {path}: unknown key sead; known: seed")
-    assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
