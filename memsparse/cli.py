@@ -16,6 +16,7 @@ from typer.main import get_command
 from memsparse import __version__
 from memsparse.cli_bank import app as bank_app
 from memsparse.cli_eval import app as eval_app
+from memsparse.cli_train import app as train_app
 from memsparse.console import SkipNotes, note, progress, report_line, say, show_answer, show_json, show_rows
 from memsparse.errors import BankCorruptError, ConfigError, InputError
 from memsparse.options import (
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(bank_app, name="bank")
 app.add_typer(eval_app, name="eval")
+app.add_typer(train_app, name="train")
 
 
 def main() -> None:

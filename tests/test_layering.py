@@ -19,7 +19,7 @@ LAYERS = (
     {"engine"},
     {"distributed"},
     {"training", "evaluation", "serving"},
-    {"cli", "cli_bank", "cli_eval", "cli_measure", "console", "options", "doctor"},
+    {"cli", "cli_bank", "cli_eval", "cli_measure", "cli_train", "console", "options", "doctor"},
     {"__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
