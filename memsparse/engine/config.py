@@ -36,6 +36,9 @@ class EngineConfig:
     read_on: int = 1
     """Router decoding, models that quote: rounds read beyond the model's own end of retrieval, while what it
     read holds no answer and `max_rounds` allows."""
+    quote_decoding: bool = True
+    """Models that quote: the answer can be nothing but a quote of what was read, or the sentence for none.
+    False: it is written freely, and counts as not found when it is no quote."""
     batch_tokens: int = 8192
     """Tokens encoded together, padding included."""
     segment_documents: int = 256

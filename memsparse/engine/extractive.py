@@ -2,6 +2,31 @@
 
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
+
+
+class SqueezedText:
+    """A text as `squeeze` leaves it, and where words and numbers begin and end in it.
+
+    Places count letters of the squeezed text, offsets count characters of the text.
+    """
+
+    def __init__(self, text: str) -> None:
+        squeezed = list(_squeezed(text))
+        offsets = [offset for _, offset in squeezed]
+        ends = [_behind_marks(text, offset + 1) for offset in offsets]
+        inside = _inside(text)
+        self.letters = "".join(letter for letter, _ in squeezed)
+        self.begins = [not inside[offset] for offset in offsets]
+        """Whether what begins at each place begins no later than its word or number."""
+        self.ends = [False, *(not inside[end] for end in ends)]
+        """Whether what ends before each place ends no earlier than its word or number."""
+        self._offsets = offsets
+        self._ends = ends
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Offsets of the letters from place `start` up to place `end`, with the marks on the last one."""
+        return self._offsets[start], self._ends[end - 1]
 
 
 def find_span(answer: str, text: str) -> tuple[int, int] | None:
@@ -12,46 +37,53 @@ def find_span(answer: str, text: str) -> tuple[int, int] | None:
 
     Returns: (start, end) character offsets of the first occurrence; None if there is none.
     """
-    wanted = "".join(letter for letter, _ in _squeezed(answer))
-    letters = list(_squeezed(text))
-    squeezed = "".join(letter for letter, _ in letters)
-    at = squeezed.find(wanted) if wanted else -1
+    wanted, read = squeeze(answer), SqueezedText(text)
+    at = read.letters.find(wanted) if wanted else -1
     while at >= 0:
-        start, end = letters[at][1], letters[at + len(wanted) - 1][1] + 1
-        while end < len(text) and unicodedata.combining(text[end]):
-            end += 1
-        if not _joined(text, start) and not _joined(text, end):
-            return start, end
-        at = squeezed.find(wanted, at + 1)
+        end = at + len(wanted)
+        if read.begins[at] and read.ends[end]:
+            return read.span(at, end)
+        at = read.letters.find(wanted, at + 1)
     return None
+
+
+def squeeze(text: str) -> str:
+    """Return a text case folded, decomposed and without whitespace."""
+    return "".join(letter for letter, _ in _squeezed(text))
 
 
 def same_text(left: str, right: str) -> bool:
     """Whether two texts agree apart from letter case and whitespace."""
-    return [letter for letter, _ in _squeezed(left)] == [letter for letter, _ in _squeezed(right)]
+    return squeeze(left) == squeeze(right)
 
 
 def begins(text: str, start: str) -> bool:
     """Whether a text begins with another, apart from letter case and whitespace."""
-    squeezed = "".join(letter for letter, _ in _squeezed(text))
-    return squeezed.startswith("".join(letter for letter, _ in _squeezed(start)))
+    return squeeze(text).startswith(squeeze(start))
 
 
 def _squeezed(text: str) -> Iterator[tuple[str, int]]:
     """Letters of a text with their offsets: case folded, decomposed, whitespace dropped."""
     for offset, character in enumerate(text):
-        if not character.isspace():
-            for letter in unicodedata.normalize("NFD", character.casefold()):
-                yield letter, offset
+        if character.isspace():
+            continue
+        if character.isascii():
+            yield character.lower(), offset
+            continue
+        for letter in unicodedata.normalize("NFD", character.casefold()):
+            yield letter, offset
 
 
-def _joined(text: str, at: int) -> bool:
-    """Whether an offset lies inside a word of a script with letter case, or inside a number."""
-    if not 0 < at < len(text):
-        return False
-    before, after = text[at - 1], text[at]
-    return (_cased(before) and _cased(after)) or (before.isdigit() and after.isdigit())
+def _behind_marks(text: str, at: int) -> int:
+    while at < len(text) and unicodedata.combining(text[at]):
+        at += 1
+    return at
 
 
-def _cased(character: str) -> bool:
-    return character.isupper() or character.islower()
+def _inside(text: str) -> list[bool]:
+    """For every offset, the end included: is it inside a word of a script with letter case, or a number."""
+    kinds = [
+        "cased" if character.isupper() or character.islower() else "digit" if character.isdigit() else ""
+        for character in text
+    ]
+    return [False, *(left == right != "" for left, right in pairwise(kinds)), False]

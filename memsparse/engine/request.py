@@ -10,6 +10,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
 from memsparse.engine.model_runner import ModelRunner, NumberedReader, Session, sample
+from memsparse.engine.quoting import Quote
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.routing import top_documents
@@ -65,6 +66,8 @@ class Request:
         )
         self._generator = torch.Generator().manual_seed(config.seed)
         self._answer_ids: list[int] = []
+        self._quotes = config.quote_decoding and model.extractive
+        self._quote: Quote | None = None
         self._routings: list[tuple[LayerRouting, ...]] = []
         self._means: list[Tensor | None] = []
         self._starts: list[float] = []
@@ -98,8 +101,9 @@ class Request:
                 continue
             ids = [] if token is None else [token]
             if isinstance(action, Append):
-                self._prompt_tokens += len(action.ids)
-                ids += action.ids
+                written = [*action.ids, *self._begin_quote()]
+                self._prompt_tokens += len(written)
+                ids += written
             self._runner.append(session, ids)
             told_now = self._safe_to_tell()
             if len(told_now) > len(told):
@@ -116,6 +120,7 @@ class Request:
         Raises: InputError if that is more than the model takes.
         """
         self._starts.append(perf_counter())
+        self._begin_quote()
         prompt = self._machine.prompt()
         longest = self._model.max_position_embeddings - prompt.first_position
         if len(prompt.ids) > longest:
@@ -138,11 +143,29 @@ class Request:
         elif len(self._answer_ids) >= self._config.max_new_tokens:
             return None, Done()
         else:
-            token = sample(session.logits, self._config, None, self._generator)
+            allowed = self._quote.allowed() if self._quote else None
+            token = sample(session.logits, self._config, allowed, self._generator)
             if token not in self._prompts.stop_ids:
                 self._answer_ids.append(token)
+                if self._quote:
+                    self._quote.feed(token)
         self._completion_tokens += 1
         return token, self._machine.feed(token)
+
+    def _begin_quote(self) -> list[int]:
+        """Write the answer's lead for a model that is to quote, once retrieval ended; returns its ids."""
+        if not self._quotes or self._machine.state is not State.ANSWER:
+            return []
+        self._quote = Quote(
+            self._prompts,
+            [self._body(self._read[number]) for number in self._machine.cited],
+            vocab_size=self._model.vocab_size,
+            absent_answer=self._model.absent_answer,
+        )
+        lead = self._prompts.encode_control(self._prompts.template.answer_lead.rstrip())
+        for token in lead:
+            self._machine.feed(token)
+        return lead
 
     def _route(self, session: Session) -> Action:
         """Router decoding: the best documents not read yet, unless the model would rather end retrieval."""
@@ -233,7 +256,7 @@ class Request:
 
     def _holders(self) -> dict[int, tuple[int, int]]:
         """Where the answer stands in what was read, by number in the order read; none if it is no quote."""
-        text = self._machine.answer
+        text = self._quote.text if self._quote else self._machine.answer
         if not text or same_text(text, self._model.absent_answer):
             return {}
         spans = {number: find_span(text, self._body(self._read[number])) for number in self._machine.cited}

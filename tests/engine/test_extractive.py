@@ -1,6 +1,6 @@
 import pytest
 
-from memsparse.engine.extractive import begins, find_span, same_text
+from memsparse.engine.extractive import SqueezedText, begins, find_span, same_text, squeeze
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,26 @@ def test_texts_compare_without_case_and_spacing() -> None:
     assert not same_text("the documents say", "the documents do not say")
     assert begins("the documents do not say", "The Docu")
     assert not begins("the documents", "the documents do")
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("Rye \u3000BREAD\n", "ryebread"),
+        ("Stra\u00dfe", "strasse"),
+        ("\u00d6l", "o\u0308l"),
+        ("O\u0308l", "o\u0308l"),
+        ("", ""),
+    ],
+)
+def test_squeezed_is_folded_decomposed_and_without_whitespace(text: str, letters: str) -> None:
+    assert squeeze(text) == letters == squeeze(letters)
+    assert SqueezedText(text).letters == letters
+
+
+def test_places_know_where_words_and_numbers_begin_and_end() -> None:
+    text = SqueezedText("Ab 19c, \u6771\u4eac")
+    assert [place for place, begins_here in enumerate(text.begins) if begins_here] == [0, 2, 4, 5, 6, 7]
+    assert [place for place, ends_here in enumerate(text.ends) if ends_here] == [2, 4, 5, 6, 7, 8]
+    assert text.span(2, 5) == (3, 6)
+    assert SqueezedText("nao\u0308 x").span(2, 3) == (2, 4)

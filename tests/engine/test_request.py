@@ -1,147 +1,35 @@
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from memsparse.engine.config import EngineConfig
+from memsparse.engine.extractive import find_span
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import ModelRunner, Session
-from memsparse.engine.request import NOT_FOUND, NOTHING_READ, Request
-from memsparse.model.cache import MemSparseCache
-from memsparse.text import Prompt, PromptBuilder
-from memsparse.types import Answer, MemoryKV, Passage
+from memsparse.engine.model_runner import Session
+from memsparse.engine.request import NOT_FOUND, NOTHING_READ
 from tests.engine.builders import tiny_model
-
-END = "<End-of-Retrieve>"
-M = "<|object_ref_end|>"
-STOP = "<|im_end|>"
-LEAD = "The answer to the question is: "
-NUMBERS = (3, 5, 8, 13, 21)
-TEXTS = {
-    3: "Maria Lund keeps the keys.",
-    5: "The keys open the OLD harbour.",
-    8: "The lighthouse is red.",
-    13: "Rye bread on Fridays.",
-    21: "The harbour froze.",
-}
+from tests.engine.scripted import (
+    END,
+    LEAD,
+    NUMBERS,
+    QUOTES,
+    STOP,
+    TEXTS,
+    M,
+    ScriptedRunner,
+    answering,
+    cited,
+    quoting,
+    rounds,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     return tiny_model()
-
-
-@dataclass
-class FakeReader:
-    numbers: Tensor
-
-    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
-        raise AssertionError("the scripted runner never reads")
-
-
-@dataclass
-class ScriptedRunner:
-    """Predicts the tokens of one script per call; every layer scores the documents as that call says."""
-
-    prompts: PromptBuilder
-    vocabulary: int
-    scripts: Sequence[str]
-    scores: Sequence[Sequence[float]]
-    top_k: int = 3
-    seen: list[Prompt] = field(default_factory=list)
-    ran: list[list[int]] = field(default_factory=list)
-
-    def prefill(self, prompt: Prompt, reader: Any) -> Session:
-        call = len(self.seen)
-        self.seen.append(prompt)
-        self._tokens = iter(self.prompts.encode_control(self.scripts[call]))
-        scores = torch.tensor([self.scores[min(call, len(self.scores) - 1)]])
-        best, documents = scores.topk(self.top_k)
-        empty = torch.zeros(0)
-        kv = MemoryKV(
-            k=empty,
-            v=empty,
-            mask=empty,
-            documents=documents,
-            scores=best,
-            document_of_slot=empty,
-            all_scores=scores,
-        )
-        session = Session(
-            cache=MemSparseCache(),
-            logits=torch.zeros(self.vocabulary),
-            routing={2: kv, 3: kv},
-            position=0,
-            route_seconds=0.25,
-        )
-        self._predict(session)
-        return session
-
-    def append(self, session: Session, ids: Sequence[int]) -> None:
-        self.ran.append(list(ids))
-        self._predict(session)
-
-    def _predict(self, session: Session) -> None:
-        session.logits = torch.zeros(self.vocabulary)
-        session.logits[next(self._tokens, self.prompts.tokenizer.control_tokens[STOP])] = 9.0
-
-
-def run(
-    loaded: LoadedModel,
-    scripts: Sequence[str],
-    scores: Sequence[Sequence[float]],
-    *,
-    model: dict[str, Any] | None = None,
-    **settings: Any,
-) -> tuple[Answer, list[str], ScriptedRunner]:
-    config = tiny_model(**model).config if model else loaded.config
-    runner = ScriptedRunner(loaded.prompts, config.vocab_size, scripts, scores)
-
-    def passages(numbers: Sequence[int]) -> dict[int, Passage]:
-        return {
-            n: Passage(
-                number=n,
-                document_id=f"d{n}",
-                title="",
-                text=TEXTS[n],
-                namespace="default",
-                metadata={},
-                start=0,
-                end=len(TEXTS[n]),
-            )
-            for n in numbers
-            if n in TEXTS
-        }
-
-    request = Request(
-        cast(ModelRunner, runner),
-        loaded.prompts,
-        config,
-        FakeReader(torch.tensor(NUMBERS)),
-        "who?",
-        EngineConfig(**settings),
-        passages=passages,
-        body=lambda passage: passage.text,
-    )
-    *pieces, answer = list(cast(Iterator[str | Answer], request.run()))
-    assert isinstance(answer, Answer)
-    assert "".join(map(str, pieces)) == answer.text
-    return answer, [str(piece) for piece in pieces], runner
-
-
-def answering(text: str) -> str:
-    return f"{END}{LEAD}{text}{STOP}"
-
-
-def cited(answer: Answer) -> list[int]:
-    return [citation.number for citation in answer.citations]
-
-
-def rounds(answer: Answer) -> list[tuple[int, ...]]:
-    return [item.numbers for item in answer.rounds]
 
 
 FIRST = [0.1, 0.9, 0.2, 0.3, 0.4]
@@ -262,65 +150,174 @@ def test_no_answer_at_all(loaded: LoadedModel) -> None:
     assert (answer.text, answer.found, cited(answer)) == (NOTHING_READ, False, [])
 
 
-@pytest.mark.parametrize("extractive", [True, False])
-def test_the_sentence_for_no_answer_counts_as_none(loaded: LoadedModel, extractive: bool) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"extractive": True}, {"extractive": True, "quote_decoding": False}]
+)
+def test_the_sentence_for_no_answer_counts_as_none(loaded: LoadedModel, settings: dict[str, bool]) -> None:
+    extractive, quotes = "extractive" in settings, len(settings) == 1
     model = {"absent_answer": "The documents do not say", "extractive": extractive}
-    scripts = ["", answering("the documents do not  say")]
-    answer, pieces, _ = run(loaded, scripts, [FIRST], model=model, read_on=0)
+    said = (quoting if quotes else answering)("the documents do not  say")
+    answer, pieces, _ = run(
+        loaded,
+        ["", said],
+        [FIRST],
+        model=model,
+        read_on=0,
+        quote_decoding=settings.get("quote_decoding", True),
+    )
     assert (answer.text, answer.found, pieces) == (NOT_FOUND, False, [NOT_FOUND])
+    assert cited(answer) == [5]
+
+
+def test_an_answer_that_only_begins_like_the_sentence_for_none_is_one(loaded: LoadedModel) -> None:
     longer = "the documents do not say so"
-    answer, _, _ = run(loaded, ["", answering(longer)], [FIRST], model=model | {"extractive": False})
+    model = {"absent_answer": "The documents do not say", "extractive": False}
+    answer, _, _ = run(loaded, ["", answering(longer)], [FIRST], model=model)
     assert (answer.text, answer.found) == (longer, True)
 
 
-def test_extractive_answers_take_the_spelling_of_the_passage(loaded: LoadedModel) -> None:
-    answer, pieces, _ = run(loaded, ["", answering("the old harbour")], [FIRST], model={"extractive": True})
+@pytest.mark.parametrize(("said", "decoding"), [(answering, False), (quoting, True)])
+def test_extractive_answers_take_the_spelling_of_the_passage(
+    loaded: LoadedModel, said: Callable[[str], str], decoding: bool
+) -> None:
+    scripts = ["", said("the old harbour")]
+    answer, pieces, _ = run(loaded, scripts, [FIRST], model=QUOTES, quote_decoding=decoding)
     assert (answer.text, answer.found) == ("the OLD harbour", True)
     assert pieces == ["the OLD harbour"]
 
 
-def test_extractive_answers_that_stand_nowhere_are_not_found(loaded: LoadedModel) -> None:
+def test_free_answers_that_stand_nowhere_are_not_found(loaded: LoadedModel) -> None:
     scripts = ["", answering("rye bread")]
-    answer, _, _ = run(loaded, scripts, [FIRST], model={"extractive": True}, read_on=0)
+    answer, _, _ = run(loaded, scripts, [FIRST], model=QUOTES, read_on=0, quote_decoding=False)
     assert (answer.text, answer.found, cited(answer)) == (NOT_FOUND, False, [5])
 
 
-def test_a_model_that_quotes_reads_on_where_it_found_nothing(loaded: LoadedModel) -> None:
-    scripts = ["", answering("rye bread"), answering("old harbour")]
+@pytest.mark.parametrize("wanted", ["11111", "rye bread", "eys open", "har", LEAD, "[13]"])
+@pytest.mark.parametrize("mode", ["router", "generate"])
+def test_a_model_that_quotes_can_write_nothing_else(loaded: LoadedModel, wanted: str, mode: Any) -> None:
+    scripts = ["" if mode == "router" else f"[5]{M}", quoting(wanted)]
+    answer, _, _ = run(loaded, scripts, [FIRST], model=QUOTES, id_decoding=mode, read_on=0)
+    assert not answer.found or find_span(answer.text, TEXTS[5])
+    assert answer.text != wanted
+
+
+def test_the_lead_is_written_for_a_model_that_quotes(loaded: LoadedModel) -> None:
+    lead = loaded.prompts.encode_control(LEAD.rstrip())
+    answer, _, runner = run(loaded, ["", quoting("old harbour")], [FIRST], model=QUOTES)
+    assert runner.ran[0] == [*loaded.prompts.end_of_retrieve_ids, *loaded.prompts.restate("who?"), *lead]
+    written = len(loaded.prompts.encode_control(f" old harbour{STOP}"))
+    assert answer.usage.completion_tokens == written
+    assert answer.usage.prompt_tokens == sum(len(prompt.ids) for prompt in runner.seen) + len(runner.ran[0])
+    last, _, runner = run(loaded, ["", " old harbour"], [FIRST], model=QUOTES, max_rounds=1)
+    assert runner.seen[-1].ids[-len(lead) :] == lead
+    assert last.text == answer.text == "OLD harbour"
+
+
+def test_a_quote_cut_short_ends_where_it_last_was_whole(loaded: LoadedModel) -> None:
+    ids = loaded.prompts.encode_text(" the old harbour")
+    told = []
+    for cut in range(1, len(ids) + 1):
+        scripts = ["", quoting("the old harbour")]
+        answer, _, _ = run(loaded, scripts, [FIRST], model=QUOTES, max_new_tokens=cut)
+        assert answer.usage.completion_tokens == cut
+        told.append(answer.text)
+    assert len(told) > 3
+    assert list(dict.fromkeys(told)) == ["The", "the OLD", "the OLD harbour"]
+
+
+def test_nothing_to_quote_leaves_the_sentence_for_none(loaded: LoadedModel) -> None:
+    for model in (QUOTES, {"extractive": True}):
+        answer, _, _ = run(loaded, ["cat"], [FIRST], model=model, max_rounds=0)
+        assert (answer.text, answer.found, cited(answer)) == (NOTHING_READ, False, [])
+
+
+def test_what_is_given_is_quoted(loaded: LoadedModel) -> None:
+    answer, _, runner = run(
+        loaded, [" rye bread"], [FIRST], model=QUOTES, given=[13, 3], max_rounds=1, max_new_tokens=20
+    )
+    assert (answer.text, cited(answer), len(runner.seen)) == ("Rye bread", [13], 1)
+
+
+@dataclass
+class RandomRunner(ScriptedRunner):
+    """Predicts anything at all."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def _predict(self, session: Session) -> None:
+        session.logits = torch.randn(self.vocabulary, generator=self._generator) * 4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("tokens", [3, 64])
+def test_whatever_a_model_predicts_it_quotes(loaded: LoadedModel, temperature: float, tokens: int) -> None:
+    found = 0
+    for seed in range(12):
+        size = loaded.config.vocab_size
+        runner = RandomRunner(loaded.prompts, size, [""] * 9, [FIRST, SECOND], seed=seed)
+        answer, _, _ = run(
+            loaded,
+            [],
+            [],
+            model=QUOTES,
+            runner=runner,
+            temperature=temperature,
+            max_new_tokens=tokens,
+            seed=seed,
+        )
+        found += answer.found
+        texts = [citation.text for citation in answer.citations]
+        assert any(answer.text in text for text in texts) if answer.found else answer.text == NOT_FOUND
+    assert found > (6 if tokens == 64 else 0)
+
+
+@pytest.mark.parametrize(("said", "decoding"), [(answering, False), (quoting, True)])
+def test_a_model_that_quotes_reads_on_where_it_found_nothing(
+    loaded: LoadedModel, said: Callable[[str], str], decoding: bool
+) -> None:
+    scripts = ["", said("the documents do not say"), said("old harbour")]
     scores = [[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.8, 0.9, 0.7, 0.1]]
-    answer, pieces, runner = run(loaded, scripts, scores, model={"extractive": True})
+    answer, pieces, runner = run(loaded, scripts, scores, model=QUOTES, quote_decoding=decoding)
     assert (answer.found, rounds(answer)) == (True, [(8,), (5,), ()])
     assert pieces == [answer.text] == ["OLD harbour"]
     assert len(runner.seen) == 3
     assert [len(item.routing) for item in answer.rounds] == [2, 2, 2]
     for settings in ({"read_on": 0}, {"max_rounds": 1}, {"id_decoding": "generate"}):
         script = ["[8]<|object_ref_end|>", *scripts[1:]] if "id_decoding" in settings else scripts
-        assert not run(loaded, script, scores, model={"extractive": True}, **settings)[0].found
+        if "max_rounds" in settings:
+            script = ["", script[1].removeprefix(END)]
+        assert not run(loaded, script, scores, model=QUOTES, quote_decoding=decoding, **settings)[0].found
 
 
-def test_what_was_read_beyond_is_not_cited_when_it_did_not_help(loaded: LoadedModel) -> None:
-    nowhere = answering("white cheese")
+@pytest.mark.parametrize(("said", "decoding"), [(answering, False), (quoting, True)])
+def test_what_was_read_beyond_is_not_cited_when_it_did_not_help(
+    loaded: LoadedModel, said: Callable[[str], str], decoding: bool
+) -> None:
+    scripts = ["", *[said("the documents do not say")] * 3]
     scores = [[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.8, 0.9, 0.7, 0.1], [0.5, 0.8, 0.9, 0.7, 0.1]]
-    answer, _, _ = run(loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True}, read_on=2)
+    answer, _, _ = run(loaded, scripts, scores, model=QUOTES, read_on=2, quote_decoding=decoding)
     assert (answer.found, rounds(answer)) == (False, [(8,), (5,), (13,), ()])
     assert cited(answer) == [8]
-    once, _, _ = run(loaded, ["", nowhere, nowhere, nowhere], scores, model={"extractive": True})
+    once, _, _ = run(loaded, scripts, scores, model=QUOTES, quote_decoding=decoding)
     assert rounds(once) == [(8,), (5,), ()]
 
 
 def test_extractive_citations_are_the_holders_and_the_best_of_each_round_before(loaded: LoadedModel) -> None:
     scores = [[0.1, 0.2, 0.8, 0.85, 0.1], [0.7, 0.3, 0.2, 0.9, 0.72], [0.4, 0.9, 0.2, 0.9, 0.8]]
-    scripts = ["", "[", "[", answering("old harbour")]
-    answer, _, _ = run(loaded, scripts, scores, model={"extractive": True}, margin=0.06)
+    scripts = ["", "[", "[", quoting("old harbour")]
+    answer, _, _ = run(loaded, scripts, scores, model=QUOTES, margin=0.06)
     assert rounds(answer) == [(8, 13), (3, 21), (5,), ()]
     assert cited(answer) == [13, 21, 5]
-    everything, _, _ = run(loaded, scripts, scores, margin=0.06)
+    everything, _, _ = run(loaded, [*scripts[:3], answering("old harbour")], scores, margin=0.06)
     assert cited(everything) == [8, 13, 3, 21, 5]
 
 
 def test_extractive_citations_leave_out_what_was_read_after_the_answer(loaded: LoadedModel) -> None:
     scores = [FIRST, SECOND]
-    answer, _, _ = run(loaded, ["", "[", answering("old harbour")], scores, model={"extractive": True})
+    answer, _, _ = run(loaded, ["", "[", quoting("old harbour")], scores, model=QUOTES)
     assert rounds(answer) == [(5,), (3,), ()]
     assert cited(answer) == [5]
 

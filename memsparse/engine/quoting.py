@@ -1,0 +1,166 @@
+"""Quote decoding: which tokens may follow, so that an answer can only be a quote of what was read.
+
+Tokens are compared by the text they spell, squeezed as `find_span` squeezes it, so every way a tokenizer can
+split a quote is open to the model. Tokens that spell a part of a character have no text of their own: they
+are open in the combinations into which the tokenizer itself splits what was read.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from memsparse.engine.extractive import SqueezedText, squeeze
+from memsparse.text import PromptBuilder
+
+_BORDER = " "  # between texts; no squeezed text holds one
+_BROKEN = "\ufffd"  # what a part of a character decodes to
+
+Ids = tuple[int, ...]
+
+
+class Quote:
+    """A quote in the making: `allowed` says which tokens may follow, `feed` takes the one chosen.
+
+    It begins and ends where a word or number of its text does; what it says, `find_span` finds.
+    """
+
+    def __init__(
+        self, builder: PromptBuilder, texts: Sequence[str], *, vocab_size: int, absent_answer: str = ""
+    ) -> None:
+        """Begin where any quote may; this takes milliseconds, a token far less.
+
+        Args:
+            texts: what may be quoted.
+            vocab_size: the model chooses among ids below it.
+            absent_answer: a sentence that may be given whole in place of a quote. Empty: none.
+        """
+        self._stop_ids = builder.stop_ids
+        self._tokens = _tokens(builder, vocab_size)
+        self._composed = _Spellings(_compositions(builder, self._tokens.whole, texts))
+        self._letters = ""
+        self._ends: set[int] = set()
+        starts: list[int] = []
+        for text in texts:
+            read, at = SqueezedText(text), len(self._letters)
+            starts += [at + place for place, begins in enumerate(read.begins) if begins]
+            self._ends.update(at + place for place, ends in enumerate(read.ends) if ends)
+            self._letters += read.letters + _BORDER
+        self._absent_at = len(self._letters)
+        if absent := squeeze(absent_answer):
+            starts.append(self._absent_at)
+            self._ends.add(self._absent_at + len(absent))
+            self._letters += absent + _BORDER
+        self._follow = self._look_ahead()
+        self._written = ""
+        self._pending: Ids = ()
+        self._spaced = False
+        self.text = ""
+        """What stands as the quote, squeezed: the longest whole one written; empty once only the sentence for
+        none can follow."""
+        self._go_on(starts)
+
+    def allowed(self) -> set[int]:
+        """Ids that may follow: stop ids too where a quote or the sentence for none is whole.
+
+        Nothing but stop ids where there is nothing to say.
+        """
+        at = len(self._pending)
+        ids = {spelt[at] for spelt in self._open if spelt[:at] == self._pending}
+        if at:
+            return ids
+        if ids and not self._spaced:
+            ids |= self._tokens.spaces
+        return ids if ids and not self._whole else ids | self._stop_ids
+
+    def feed(self, token_id: int) -> None:
+        """Take an allowed token that is no stop id."""
+        self._spaced = not self._pending and token_id in self._tokens.spaces
+        if self._spaced:
+            return
+        self._pending += (token_id,)
+        letters = self._open.get(self._pending)
+        if letters is not None:
+            self._pending = ()
+            self._written += letters
+            self._go_on(self._places[letters])
+
+    def _go_on(self, places: Sequence[int]) -> None:
+        """Go on from all places where the quote may stand now."""
+        self._whole = bool(self._written) and not self._ends.isdisjoint(places)
+        if self._whole:
+            self.text = self._written
+        if all(place >= self._absent_at for place in places):
+            self.text = ""
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for place in places:
+            for letters, end in self._follow[place]:
+                self._places[letters].append(end)
+        self._open: dict[Ids, str] = {
+            ids: letters
+            for letters in self._places
+            for spellings in (self._tokens, self._composed)
+            for ids in spellings.ids.get(letters, ())
+        }
+
+    def _look_ahead(self) -> list[list[tuple[str, int]]]:
+        """What tokens can spell next at each place, with the places behind it; dead ends are left out."""
+        letters, tokens, composed = self._letters, self._tokens, self._composed
+        follow: list[list[tuple[str, int]]] = [[] for _ in letters]
+        for place in reversed(range(len(letters))):
+            for end in range(place + 1, len(letters)):
+                piece = letters[place:end]
+                spelt = piece in tokens.ids or piece in composed.ids
+                if spelt and (end in self._ends or follow[end]):
+                    follow[place].append((piece, end))
+                if piece not in tokens.starts and piece not in composed.starts:
+                    break
+        return follow
+
+
+class _Spellings:
+    """Tokens, and combinations of them, by the letters they spell."""
+
+    def __init__(self, spelt: Iterable[tuple[Ids, str]]) -> None:
+        self.ids: dict[str, list[Ids]] = {}
+        self.starts: set[str] = set()
+        """Every start of what is spelt."""
+        self.whole: set[int] = set()
+        """Tokens that have a text of their own."""
+        self.spaces: set[int] = set()
+        """Those of them that are nothing but whitespace."""
+        for ids, text in spelt:
+            letters = squeeze(text)
+            if letters:
+                self.ids.setdefault(letters, []).append(ids)
+                self.starts.update(letters[:size] for size in range(1, len(letters)))
+            if len(ids) == 1 and text:
+                self.whole.update(ids)
+                if not letters:
+                    self.spaces.update(ids)
+
+
+@lru_cache(maxsize=4)
+def _tokens(builder: PromptBuilder, vocab_size: int) -> _Spellings:
+    """All ordinary tokens that have a text of their own."""
+    control = {*builder.tokenizer.control_tokens.values(), *builder.stop_ids}
+    texts = (((id_,), builder.decode([id_])) for id_ in range(vocab_size) if id_ not in control)
+    return _Spellings((ids, text) for ids, text in texts if _BROKEN not in text)
+
+
+def _compositions(builder: PromptBuilder, whole: set[int], texts: Sequence[str]) -> Iterator[tuple[Ids, str]]:
+    """The shortest runs of tokens that have a text only together, in the texts and their characters apart."""
+    texts = [text for text in texts if not text.isascii()]
+    characters = sorted({character for text in texts for character in text if not character.isascii()})
+    spelt: dict[Ids, str] = {}
+    for text in [*texts, " ".join(characters)]:
+        run: Ids = ()
+        for id_ in builder.encode_text(f" {text}"):
+            run += (id_,)
+            if len(run) == 1 and id_ in whole:
+                run = ()
+                continue
+            if run not in spelt:
+                spelt[run] = builder.decode(run)
+            if not spelt[run].endswith(_BROKEN):
+                run = ()
+    return ((run, text) for run, text in spelt.items() if not text.endswith(_BROKEN))
