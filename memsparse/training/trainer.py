@@ -31,7 +31,7 @@ from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
 from memsparse.training.data import CallMix, Step, copy_batch, induction_batch
 from memsparse.training.failures import failure, tell
 from memsparse.training.learner import Learner, PendingKeys, checkpoint_layers
-from memsparse.training.lora import LoraSettings, add_lora
+from memsparse.training.lora import LoraSettings, add_lora, save_adapter
 from memsparse.training.measuring import Measures
 from memsparse.training.objective import DigitReader, KeyQueue
 from memsparse.training.optimizer import MasterOptimizer
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 20
 """Steps between two entries of metrics."""
 METRICS = "metrics.jsonl"
+ADAPTER = "adapter"
 BOARD = "tensorboard"
 
 Batch = Step | tuple[torch.Tensor, torch.Tensor]
@@ -315,6 +316,8 @@ class Trainer:
         if self.processes.first and model is not None:
             save_state(self.out, state, asdict(self.config))
             export_model(self.out / MODEL, model, self.tokenizer)
+            if self.lora is not None and not self.config.sharded:
+                save_adapter(self.model, self.out / ADAPTER)
 
     def _all_queues(self) -> dict[int, Any]:
         """The queues of every micro-batch, as the first process is to save them; others hand theirs over."""

@@ -8,7 +8,7 @@ from memsparse.errors import ConfigError
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.training import trainer as trainer_module
 from memsparse.training.checkpoint import load_state
-from memsparse.training.lora import merge_lora
+from memsparse.training.lora import load_adapter, merge_lora
 from memsparse.training.trainer import run
 from memsparse.training.whole import whole_model
 from tests.training.builders import calls_phase, model, recipe
@@ -63,9 +63,12 @@ def test_adapters_are_trained_alone_and_merged_into_the_exported_model(tmp_path,
     # Training goes on with the adapters that were merged into the copy.
     assert hasattr(each.model, "peft_config")
     merged = MemSparseForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=each.dtype)
-    merge_lora(each.model)
-    for (name, a), b in zip(each.model.named_parameters(), merged.parameters(), strict=True):
-        assert torch.equal(a, b), name
+    again = MemSparseForCausalLM.from_pretrained(folder, dtype=each.dtype)
+    load_adapter(again, tmp_path / "run" / "adapter")
+    for net in (each.model, again):
+        merge_lora(net)
+        for (name, a), b in zip(net.named_parameters(), merged.parameters(), strict=True):
+            assert torch.equal(a, b), name
 
 
 def test_adapters_with_dropout_resume_bit_for_bit(tmp_path):
