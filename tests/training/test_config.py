@@ -21,7 +21,7 @@ def test_the_recipe_of_the_small_checkpoint_can_be_read():
     config = TrainConfig.read(RECIPES / "small.toml")
     assert config.steps > 1000
     assert {phase.task for phase in config.phases} >= {"spans", "calls"}
-    assert config.model_config(vocab_size=6144).max_document_tokens == 96
+    assert config.model_config(vocab_size=6144).max_document_tokens == 128
 
 
 def test_a_recipe_says_everything(tmp_path):
