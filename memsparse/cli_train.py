@@ -14,6 +14,7 @@ import typer
 from memsparse.console import say, show_json, show_rows
 from memsparse.errors import ConfigError, ModelError
 from memsparse.options import AsJson, CommandGroup, Model
+from memsparse.training.settings import read_recipe
 
 LEFT_OPEN = "..."
 """A value that a recipe leaves to its user."""
@@ -109,12 +110,8 @@ def router(
     values, path = _read(config, recipe, sets)
     from memsparse.training.router import fit_router
     from memsparse.training.router_config import RouterConfig
-    from memsparse.training.settings import made
 
-    try:
-        settings = made(RouterConfig, values, "")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    settings = RouterConfig.made_of(values, path)
     with _log_lines():
         report = fit_router(settings, out)
     if as_json:
@@ -213,10 +210,7 @@ def _read(config: Path | None, recipe: str | None, sets: list[str] | None) -> tu
     if recipe is not None and recipe not in shipped:
         raise ConfigError(f"no recipe {recipe!r}; there are {', '.join(shipped)}")
     path = config or shipped[recipe or ""]
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; give a readable TOML recipe") from error
+    values = read_recipe(path)
     for setting in sets or []:
         _set(values, setting)
     if open_key := _left_open(values):

@@ -105,7 +105,7 @@ class Encoder:
         counts = chunk_counts(torch.tensor(lengths, dtype=torch.long), self._loaded.config.chunk_size)
         first = counts.cumsum(0) - counts
         joined: dict[int, tuple[Tensor, ...]] = {}
-        for batch in _batches(order, lengths, self._batch_tokens):
+        for batch in batches(order, lengths, self._batch_tokens):
             places = torch.cat([torch.arange(int(counts[i])) + first[i] for i in batch])
             for layer, chunks in self._run([rows[i] for i in batch]).items():
                 if layer not in joined:
@@ -157,12 +157,15 @@ def _padded(length: int) -> int:
     return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut rows, longest first, into batches whose padded size stays below `batch_tokens`."""
-    batches: list[list[int]] = []
+def batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut rows in an order of length, either way, into batches of at most `batch_tokens` tokens when padded.
+
+    A row that is longer by itself is a batch of its own.
+    """
+    cut: list[list[int]] = []
     for i in order:
-        if batches and (len(batches[-1]) + 1) * _padded(lengths[batches[-1][0]]) <= batch_tokens:
-            batches[-1].append(i)
+        if cut and (len(cut[-1]) + 1) * _padded(max(lengths[cut[-1][0]], lengths[i])) <= batch_tokens:
+            cut[-1].append(i)
         else:
-            batches.append([i])
-    return batches
+            cut.append([i])
+    return cut

@@ -12,6 +12,7 @@ from time import perf_counter
 
 import torch
 
+from memsparse.engine.encoder import document_limit
 from memsparse.errors import ConfigError, InputError
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.text import PromptBuilder
@@ -24,8 +25,6 @@ from memsparse.types import Document
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 2048
-"""Tokens of a document where the model does not say how many it was trained on."""
 _TRIES = 64
 """Calls drawn of a question until one is that which answers."""
 _REPORT_SECONDS = 10.0
@@ -60,7 +59,7 @@ def unfit(
     builder = StepBuilder(
         prompts,
         position_offset=model.config.position_offset,
-        max_document_tokens=model.config.max_document_tokens or _LONGEST,
+        max_document_tokens=document_limit(model.config),
         mix=CallMix(distractors=0.0, first=0.0, misses=0.0),
     )
     training = model.training

@@ -1,6 +1,5 @@
 """What a training run is: phases and settings, read from a TOML recipe and checked before any work."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from memsparse.training.optimizer import OptimizerConfig
 from memsparse.training.phases import BUILT_TASKS as BUILT_TASKS
 from memsparse.training.phases import TASKS as TASKS
 from memsparse.training.phases import Phase as Phase
-from memsparse.training.settings import fits, hold
+from memsparse.training.settings import fits, hold, read_recipe
 from memsparse.training.settings import made as made
 
 DTYPES = ("bfloat16", "float32")
@@ -169,11 +168,7 @@ class TrainConfig:
 
         Raises: ConfigError for a missing file, bad TOML, an unknown key or a value out of range.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}; give a readable TOML recipe") from error
-        return cls.made_of(values, path)
+        return cls.made_of(read_recipe(path), path)
 
     @classmethod
     def made_of(cls, values: Mapping[str, Any], path: Path) -> Self:

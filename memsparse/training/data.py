@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memsparse.engine.encoder import WIDTH_MULTIPLE
 from memsparse.errors import InputError
 from memsparse.ops.positions import context_positions
 from memsparse.text import PromptBuilder, Turn, passage_text
@@ -26,8 +27,6 @@ NOT_FOUND = "the documents do not say"
 SPAN_TOKENS = 128
 """Tokens of a row of repeated text."""
 
-WIDTH_MULTIPLE = 32
-"""Rows are padded to a multiple of this: shapes repeat from step to step."""
 BATCH_ROWS = 8
 """Calls run together; few and fixed, so that shapes repeat from step to step."""
 

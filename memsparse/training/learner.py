@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.training.data import IGNORED, Step
-from memsparse.training.objective import DigitReader, KeyQueue, LossWeights, StepResult, run_step, span_loss
+from memsparse.training.objective import DigitReader, LossWeights, StepResult, run_step, span_loss
 
 
 class Learner(nn.Module):
@@ -49,31 +49,6 @@ class Learner(nn.Module):
         targets = labels[:, 1:][where]
         accuracy = (logits.detach().argmax(1) == targets).float().mean()
         return cross_entropy(logits, targets), accuracy
-
-
-class PendingKeys(KeyQueue):
-    """A queue as a micro-batch sees it: what it adds is held back until its gradients are there.
-
-    Layers that are computed again in the backward pass must find the keys they found before.
-    """
-
-    def __init__(self, queue: KeyQueue) -> None:
-        super().__init__(queue.limit)
-        self.queue = queue
-        self._added: tuple[dict[int, Tensor], Tensor, int] | None = None
-
-    def push(self, keys: dict[int, Tensor], document_of_chunk: Tensor, documents: int) -> None:
-        """Hold a micro-batch's keys back."""
-        self._added = keys, document_of_chunk, documents
-
-    def layer(self, layer_idx: int) -> tuple[Tensor, Tensor, int] | None:
-        """As the queue has it."""
-        return self.queue.layer(layer_idx)
-
-    def commit(self) -> None:
-        """Give the queue what was held back."""
-        if self._added is not None:
-            self.queue.push(*self._added)
 
 
 def checkpoint_layers(model: MemSparseForCausalLM) -> None:

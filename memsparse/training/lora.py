@@ -72,8 +72,7 @@ def add_lora(model: MemSparseForCausalLM, settings: LoraSettings) -> None:
     Raises: ConfigError if the model has adapters already or lacks a target, or if peft is not installed.
     """
     peft = _peft()
-    if hasattr(model, "peft_config"):
-        raise ConfigError("the model has adapters already; merge them before adding others")
+    _check_plain(model)
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -142,8 +141,7 @@ def load_adapter(model: MemSparseForCausalLM, folder: Path) -> None:
         holds no LoRA adapter, is damaged, or belongs to a model of other sizes.
     """
     peft = _peft()
-    if hasattr(model, "peft_config"):
-        raise ConfigError("the model has adapters already; merge them before adding others")
+    _check_plain(model)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"no {name} in {folder}; give the folder of an adapter")
@@ -214,6 +212,11 @@ def _unload(model: nn.Module) -> None:
         model.set_submodule(name, layer.get_base_layer())
     del model.peft_config
     model.requires_grad_(True)
+
+
+def _check_plain(model: nn.Module) -> None:
+    if hasattr(model, "peft_config"):
+        raise ConfigError("the model has adapters already; merge them before adding others")
 
 
 def _check_adapted(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from memsparse.engine.encoder import WIDTH_MULTIPLE
 from memsparse.errors import ConfigError
 from memsparse.model.memory import ChunkCollector, InBatchMemory, LayerChunks
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.ops.losses import auxiliary_loss
 from memsparse.ops.pooling import document_of_chunk
 from memsparse.ops.routing import document_scores, top_documents
-from memsparse.training.data import IGNORED, WIDTH_MULTIPLE, CallBatch, Step
+from memsparse.training.data import IGNORED, CallBatch, Step
 from memsparse.types import MemoryKV
 
 RECALLS = (1, 5, 16)
@@ -49,6 +50,10 @@ class LossWeights:
                 raise ConfigError(f"{name} is {value}; a weight must be 0 or more")
 
 
+HeldKeys = Mapping[int, tuple[Tensor, Tensor, int]]
+"""By layer: (C, W) keys, (C,) document indices, and the number of documents."""
+
+
 class KeyQueue:
     """Routing keys of the documents of recent steps: negatives for the routers that cost no encoding."""
 
@@ -78,6 +83,11 @@ class KeyQueue:
         shifted = [index + shift for (_, index, _), shift in zip(self._steps, shifts, strict=False)]
         return keys, torch.cat(shifted), shifts[-1]
 
+    def layers(self) -> dict[int, tuple[Tensor, Tensor, int]]:
+        """What `layer` gives for every layer, as it is now; later steps change nothing of it."""
+        known = self._steps[-1][0] if self._steps else ()
+        return {layer_idx: held for layer_idx in known if (held := self.layer(layer_idx)) is not None}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything held, oldest step first."""
         return {"limit": self.limit, "steps": [list(step) for step in self._steps]}
@@ -90,19 +100,18 @@ class KeyQueue:
 
 
 class TrainingMemory(InBatchMemory):
-    """The step's memory; calls that ask for a document are also scored against the queue."""
+    """The step's memory; calls that ask for a document are also scored against what a queue held before."""
 
-    def __init__(self, *args: Any, asking: Tensor, queue: KeyQueue | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, asking: Tensor, held: HeldKeys, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.asking = asking
-        self.queue = queue
+        self.held = held
         self.queue_scores: dict[int, Tensor] = {}
 
     def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
         """Read as in-batch memory does; remember the scores of the queue's documents."""
-        held = self.queue.layer(layer_idx) if self.queue is not None else None
-        if held is not None:
-            keys, of_chunk, count = held
+        if layer_idx in self.held:
+            keys, of_chunk, count = self.held[layer_idx]
             self.queue_scores[layer_idx] = routing_q.new_zeros(0, count)
             if bool(self.asking.any()):
                 q, mask = compact(routing_q[self.asking], query_mask[self.asking])
@@ -193,10 +202,11 @@ def run_step(
     written = InBatchMemory(of_chunk, documents, rule=model.config.routing_rule(), top_k=1)
     told = lm_documents if weights.documents else 0
     document_loss = _encode(model, step, written, told)
+    held = {} if queue is None else queue.layers()
     results = []
     for batch in step.batches:
         alone = (torch.rand(len(batch.ids), generator=generator) < gold_only).to(batch.ids.device)
-        results.append(_run_calls(model, step.head, batch, written, alone, queue))
+        results.append(_run_calls(model, step.head, batch, written, alone, held))
     scores = torch.cat([result.scores for result in results], dim=1)
     positives = torch.cat([result.positives for result in results])
     parts = {
@@ -275,7 +285,7 @@ def _run_calls(
     batch: CallBatch,
     written: InBatchMemory,
     alone: Tensor,
-    queue: KeyQueue | None,
+    held: HeldKeys,
 ) -> _Calls:
     asking = batch.positives.any(1)
     memory = TrainingMemory(
@@ -287,7 +297,7 @@ def _run_calls(
         chunk_index=torch.full_like(written.document_of_chunk, head - 1),
         token_index=torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids),
         asking=asking,
-        queue=queue,
+        held=held,
     )
     memory.layers = written.layers
     output = model.model(

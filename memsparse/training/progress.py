@@ -17,6 +17,9 @@ from memsparse.training.boards import Board
 
 log = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
+"""What a run writes into its folder."""
+
 
 class RunLog:
     """Takes metrics while it is open; shows a bar on standard error if that is a terminal."""

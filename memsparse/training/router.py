@@ -13,7 +13,6 @@ A fit that was killed is continued by the same call, and ends with the same bits
 import hashlib
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 
 from memsparse.engine.loading import LoadedModel, fingerprint
 from memsparse.errors import ConfigError
-from memsparse.training.checkpoint import MODEL
+from memsparse.training.checkpoint import MODEL, write_json
 from memsparse.training.router_config import RouterConfig as RouterConfig
 from memsparse.training.router_fit import Recall, RouterFit
 from memsparse.training.router_pairs import read_pairs
@@ -120,7 +119,7 @@ def fit_router(config: RouterConfig, out: Path) -> RouterReport:
         before=fit.before,
         after=after,
     )
-    _write(out / REPORT, asdict(report))
+    write_json(out / REPORT, asdict(report))
     return report
 
 
@@ -138,7 +137,7 @@ def _identify(config: RouterConfig, loaded: LoadedModel, out: Path) -> None:
     now["weights of start"] = fingerprint(loaded).weights
     path = out / IDENTITY
     if not path.exists():
-        _write(path, now)
+        write_json(path, now)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -151,9 +150,3 @@ def _identify(config: RouterConfig, loaded: LoadedModel, out: Path) -> None:
             f"{out} holds a fit with another {name} ({before.get(name)!r}, now {now.get(name)!r}); fit into "
             "another folder, or remove this one"
         )
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)

@@ -1,6 +1,5 @@
 """What fitting routers to a corpus is: settings read from a TOML file and checked before any work."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal, Self
 from memsparse.errors import ConfigError
 from memsparse.ops.losses import AUX_LOSSES, TEMPERATURE_RANGE
 from memsparse.training.config import DTYPES
-from memsparse.training.settings import hold, made
+from memsparse.training.settings import hold, made, read_recipe
 
 INITS = ("keep", "match")
 HOLDOUTS = ("documents", "questions")
@@ -132,11 +131,7 @@ class RouterConfig:
 
         Raises: ConfigError for a missing file, bad TOML, an unknown key or a value out of range.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}; give a readable TOML recipe") from error
-        return cls.made_of(values, path)
+        return cls.made_of(read_recipe(path), path)
 
     @classmethod
     def made_of(cls, values: Mapping[str, Any], path: Path) -> Self:

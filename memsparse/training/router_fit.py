@@ -19,7 +19,8 @@ from memsparse.model.memory import LayerChunks
 from memsparse.ops.losses import auxiliary_loss
 from memsparse.ops.routing import top_documents
 from memsparse.training.checkpoint import MODEL, export_model, load_state, save_state
-from memsparse.training.progress import RunLog, StopSignal
+from memsparse.training.objective import RECALLS
+from memsparse.training.progress import METRICS, RunLog, StopSignal
 from memsparse.training.router_config import RouterConfig
 from memsparse.training.router_heads import Routers, by_document, put_routers, routers_of
 from memsparse.training.router_pairs import Pair, PairSet
@@ -37,11 +38,9 @@ from memsparse.training.router_states import (
 log = logging.getLogger(__name__)
 
 STATE = "router.safetensors"
-METRICS = "metrics.jsonl"
 CHUNKS = "chunks.bin"
 QUESTIONS = "questions-{}.bin"
 """Of a round."""
-DEPTHS = (1, 5, 16)
 MEAN = "mean"
 """Name of the ranking by the mean score over all memory layers."""
 _BLOCK = 32
@@ -363,11 +362,11 @@ class RouterFit:
 
 def recall(scores_QN: Tensor, pairs: Sequence[Pair]) -> dict[str, float]:
     """Share of a question's documents among its best 1, 5 and 16, mean over questions."""
-    _, best = top_documents(scores_QN, max(DEPTHS))
-    found = dict.fromkeys(DEPTHS, 0.0)
+    _, best = top_documents(scores_QN, max(RECALLS))
+    found = dict.fromkeys(RECALLS, 0.0)
     for row, pair in zip(best, pairs, strict=True):
         hits = torch.isin(row, torch.tensor(pair.positives))
-        for depth in DEPTHS:
+        for depth in RECALLS:
             found[depth] += int(hits[:depth].sum()) / len(pair.positives)
     return {f"recall@{depth}": value / len(pairs) for depth, value in found.items()}
 

@@ -15,12 +15,9 @@ from memsparse.errors import ConfigError, ModelError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.convert import SUPPORTED, convert
 from memsparse.training.router_config import RouterConfig
+from memsparse.training.start import CONVERTED, OWN
 
 log = logging.getLogger(__name__)
-
-CONVERTED = "start"
-"""Folder, in that of the fit, of a model that had to be given routers."""
-_OWN = ("memsparse", "msa")
 
 
 def open_start(config: RouterConfig, out: Path) -> tuple[LoadedModel, bool]:
@@ -35,9 +32,9 @@ def open_start(config: RouterConfig, out: Path) -> tuple[LoadedModel, bool]:
     source, kind = config.start, _kind(config.start)
     target = out / CONVERTED
     made = False
-    if kind is not None and kind not in (*_OWN, *SUPPORTED):
+    if kind is not None and kind not in (*OWN, *SUPPORTED):
         raise ModelError(f"start: {source} is a {kind} model; supported: {', '.join(SUPPORTED)}")
-    if source is not None and kind is not None and kind not in _OWN:
+    if source is not None and kind is not None and kind not in OWN:
         _convert(Path(source).expanduser(), target, config)
         source, made = str(target), True
     elif config.convert:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from memsparse.engine.encoder import Encoder
+from memsparse.engine.encoder import WIDTH_MULTIPLE, Encoder, batches
 from memsparse.engine.loading import LoadedModel
 from memsparse.errors import DocumentError, EngineError
 from memsparse.model.memory import ChunkCollector, InBatchMemory, LayerChunks
@@ -37,8 +37,6 @@ from memsparse.types import Document
 
 log = logging.getLogger(__name__)
 
-_WIDTH = 32
-"""Rows are padded to a multiple of this."""
 _BLOCK = 1 << 24
 """Bytes written at a time."""
 
@@ -231,10 +229,10 @@ def run_questions(
     config = loaded.config
     head = len(loaded.prompts.head())
     lengths = [len(rows.questions[index][0]) for index in chosen]
-    for places in batches(lengths, batch_tokens):
+    for places in _short_first(lengths, batch_tokens):
         batch = [chosen[place] for place in places]
-        ids, mask = pad([rows.questions[index][0] for index in batch], _WIDTH)
-        routes, _ = pad([[int(each) for each in rows.questions[index][1]] for index in batch], _WIDTH)
+        ids, mask = pad([rows.questions[index][0] for index in batch], WIDTH_MULTIPLE)
+        routes, _ = pad([[int(each) for each in rows.questions[index][1]] for index in batch], WIDTH_MULTIPLE)
         before = torch.arange(head).expand(len(batch), -1)
         positions = torch.cat([before, context_positions(mask[:, head:], config.position_offset)], dim=1)
         reader = None if memory is None else _reader(loaded, rows, memory, batch, head, ids)
@@ -273,16 +271,8 @@ def inputs_of(model: MemSparseForCausalLM, layers: Sequence[int]) -> Iterator[di
             handle.remove()
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut rows, short ones first, into batches of at most `batch_tokens` tokens, padding included."""
-    cut: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        width = -(-lengths[index] // _WIDTH) * _WIDTH
-        if cut and (len(cut[-1]) + 1) * width <= batch_tokens:
-            cut[-1].append(index)
-        else:
-            cut.append([index])
-    return cut
+def _short_first(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    return batches(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths, batch_tokens)
 
 
 def _reader(
@@ -354,12 +344,14 @@ def _fill_chunks(
     counts = chunk_counts(torch.tensor(lengths), size)
     first = counts.cumsum(0) - counts
     done = 0
-    for batch in batches(lengths, batch_tokens):
-        ids, mask = pad([rows.passages[index] for index in batch], _WIDTH)
+    for batch in _short_first(lengths, batch_tokens):
+        ids, mask = pad([rows.passages[index] for index in batch], WIDTH_MULTIPLE)
         ids, mask = ids.to(loaded.device), mask.to(loaded.device)
         written = ChunkCollector()
         with inputs_of(loaded.model, loaded.config.memory_layers or []) as seen:
-            loaded.model.model(input_ids=ids, attention_mask=mask, use_cache=False, writer=written)
+            loaded.model.model(
+                input_ids=ids, attention_mask=mask, use_cache=False, writer=written, chunks_only=True
+            )
         places = torch.cat([torch.arange(int(counts[index])) + first[index] for index in batch])
         for layer, states in seen.items():
             tensors["states", layer][places] = pool_chunks(states, mask.sum(1), size).cpu()

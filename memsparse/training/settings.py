@@ -1,14 +1,27 @@
 """From a table of a TOML file to a frozen dataclass: keys, types and ranges are checked."""
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from memsparse.errors import ConfigError
 
 _T = TypeVar("_T")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read the values of a TOML file.
+
+    Raises: ConfigError for a missing file, or bad TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}; give a readable TOML recipe") from error
 
 
 def made(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:

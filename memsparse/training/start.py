@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 TOKENIZER = "tokenizer"
 CONVERTED = "start"
 """Folder, in that of the run, of a base model turned into ours."""
-_OWN = ("memsparse", "msa")
+OWN = ("memsparse", "msa")
+"""Kinds of model that need no conversion."""
 _CONSTANTS = ("temperature", "b", "routing_gate")
 _SPARE = (".router_", ".routing_gate", "rotary_emb.inv_freq")
 
@@ -68,7 +69,7 @@ def start_folder(start: str, out: Path) -> Path:
         ) from error
     if kind not in SUPPORTED:
         raise ModelError(f"start: {source} is a {kind} model; supported: {', '.join(SUPPORTED)}")
-    return source if kind in _OWN else out / CONVERTED
+    return source if kind in OWN else out / CONVERTED
 
 
 def new_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> MemSparseForCausalLM:

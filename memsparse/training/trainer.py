@@ -30,13 +30,13 @@ from memsparse.training.checkpoint import (
 from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
 from memsparse.training.data import CallMix, Step, copy_batch, induction_batch
 from memsparse.training.failures import failure, tell
-from memsparse.training.learner import Learner, PendingKeys, checkpoint_layers
+from memsparse.training.learner import Learner, checkpoint_layers
 from memsparse.training.lora import LoraSettings, add_lora, save_adapter
 from memsparse.training.measuring import Measures
 from memsparse.training.objective import DigitReader, KeyQueue
 from memsparse.training.optimizer import MasterOptimizer
 from memsparse.training.processes import Processes
-from memsparse.training.progress import Averages, RunLog, StopSignal
+from memsparse.training.progress import METRICS, Averages, RunLog, StopSignal
 from memsparse.training.reading import open_reading
 from memsparse.training.settings import made
 from memsparse.training.sharding import gather, reduce, release, shard
@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 """Steps between two entries of metrics."""
-METRICS = "metrics.jsonl"
 ADAPTER = "adapter"
 BOARD = "tensorboard"
 
@@ -76,7 +75,6 @@ class _Loss:
     metrics: dict[str, float]
     tokens: int
     flops: float
-    queue: PendingKeys | None = None
 
 
 class Trainer:
@@ -237,8 +235,6 @@ class Trainer:
         taken.loss.backward()
         if not self.config.sharded:
             self.optimizer.collect()
-        if taken.queue is not None:
-            taken.queue.commit()
         return taken
 
     def _loss(self, phase: Phase, micro: int, batch: Batch) -> _Loss:
@@ -246,19 +242,18 @@ class Trainer:
         there = moved(batch, self.processes.device)
         config = self.model.config
         if isinstance(batch, Step) and phase.task == "calls":
-            queue = self._queue(phase, micro)
             result = self.learner(
                 "calls",
                 there,
                 phase.loss_weights,
-                queue=queue,
+                queue=self._queue(phase, micro),
                 gold_only=phase.gold_only,
                 generator=self._generator(micro),
                 lm_documents=phase.lm_documents,
             )
             metrics = {"loss": float(result.loss.detach()), **result.metrics}
             flops = step_flops(config, batch, lm_documents=phase.lm_documents, frozen=frozen)
-            return _Loss(loss=result.loss, metrics=metrics, tokens=batch.tokens, flops=flops, queue=queue)
+            return _Loss(loss=result.loss, metrics=metrics, tokens=batch.tokens, flops=flops)
         if isinstance(batch, Step):
             ids, loss, metrics = batch.spans[0], self.learner("spans", *there.spans), {}
         else:
@@ -269,13 +264,13 @@ class Trainer:
         metrics["loss"] = float(loss.detach())
         return _Loss(loss=loss, metrics=metrics, tokens=ids.numel(), flops=flops)
 
-    def _queue(self, phase: Phase, micro: int) -> PendingKeys | None:
+    def _queue(self, phase: Phase, micro: int) -> KeyQueue | None:
         """The keys of earlier micro-batches of the same index."""
         if not phase.queue:
             return None
         if micro not in self.queues or self.queues[micro].limit != phase.queue:
             self.queues[micro] = KeyQueue(phase.queue)
-        return PendingKeys(self.queues[micro])
+        return self.queues[micro]
 
     def _generator(self, micro: int) -> torch.Generator:
         seed = self.config.seed * 1_000_003 + self.step

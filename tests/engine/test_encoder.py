@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memsparse.bank import EncodedChunks
-from memsparse.engine.encoder import Encoder, document_limit
+from memsparse.engine.encoder import WIDTH_MULTIPLE, Encoder, batches, document_limit
 from memsparse.engine.loading import LoadedModel, fingerprint
 from memsparse.errors import DocumentError, InputError
 from memsparse.model.memory import ChunkCollector
@@ -137,3 +137,15 @@ def test_an_unnumbered_passage_is_not_encoded(loaded: LoadedModel) -> None:
     encoder = Encoder(loaded)
     with pytest.raises(InputError, match="number must be 0 or more"):
         encoder.encode(encoder.split(documents(1)[0]))
+
+
+@pytest.mark.parametrize("falling", [True, False])
+@pytest.mark.parametrize("lengths", [[], [5], [40, 3, 33, 1, 64]])
+def test_batches_hold_every_row_once_and_keep_to_the_budget(lengths: list[int], falling: bool) -> None:
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=falling)
+    cut = batches(order, lengths, 96)
+    assert [index for batch in cut for index in batch] == order
+    for batch in cut:
+        widest = max(-(-lengths[i] // WIDTH_MULTIPLE) * WIDTH_MULTIPLE for i in batch)
+        assert len(batch) == 1 or len(batch) * widest <= 96
+    assert len(cut) <= len(lengths)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memsparse.training.data import CallMix
-from memsparse.training.learner import Learner, PendingKeys, checkpoint_layers
+from memsparse.training.learner import Learner, checkpoint_layers
 from memsparse.training.objective import DigitReader, KeyQueue, LossWeights
 from tests.training.builders import model
 from tests.training.test_objective import make_step
@@ -26,18 +26,16 @@ def test_recomputed_layers_give_the_gradients_of_kept_ones(changes):
         queue = KeyQueue(20)
         for seed in (0, 1):  # the second step reads what the first left in the queue
             each.zero_grad()
-            pending = PendingKeys(queue)
             result = each(
                 "calls",
                 make_step(),
                 LossWeights(),
-                queue=pending,
+                queue=queue,
                 gold_only=0.5,
                 generator=torch.Generator().manual_seed(seed),
                 lm_documents=2,
             )
             result.loss.backward()
-            pending.commit()
         losses.append(result.loss.detach())
         queues.append(queue)
     assert torch.equal(*losses)

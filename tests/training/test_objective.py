@@ -84,7 +84,9 @@ def test_queue_scores_are_the_document_scores_of_the_pushed_keys(asking):
     for chunks in ((1, 3, 2), (2, 1)):
         queue.push(*pushed(generator, chunks))
     keys, of_chunk, count = pushed(generator, (2, 2, 1, 1))
-    memory = TrainingMemory(of_chunk, count, rule=rule, top_k=2, asking=torch.tensor(asking), queue=queue)
+    memory = TrainingMemory(
+        of_chunk, count, rule=rule, top_k=2, asking=torch.tensor(asking), held=queue.layers()
+    )
     kv = torch.randn(len(of_chunk), 2, 3, generator=generator)
     memory.layers = {layer: LayerChunks(k=kv, v=kv, routing_k=keys[layer]) for layer in LAYERS}
     q = torch.randn(3, 7, 6, generator=generator)
@@ -102,7 +104,7 @@ def test_queue_scores_are_the_document_scores_of_the_pushed_keys(asking):
 def test_an_empty_queue_scores_nothing():
     keys, of_chunk, count = pushed(torch.Generator().manual_seed(0), (1, 1))
     memory = TrainingMemory(
-        of_chunk, count, rule=RoutingRule(), top_k=1, asking=torch.tensor([True]), queue=KeyQueue(4)
+        of_chunk, count, rule=RoutingRule(), top_k=1, asking=torch.tensor([True]), held=KeyQueue(4).layers()
     )
     memory.layers = {1: LayerChunks(k=keys[1].view(2, 2, 3), v=keys[1].view(2, 2, 3), routing_k=keys[1])}
     memory.read(1, torch.randn(1, 2, 6), torch.ones(1, 2, dtype=torch.bool))

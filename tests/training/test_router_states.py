@@ -18,7 +18,6 @@ from memsparse.training.router_states import (
     Cached,
     Memory,
     Rows,
-    batches,
     chunk_states,
     make_rows,
     question_states,
@@ -208,11 +207,3 @@ def test_hooks_are_gone_after_a_run() -> None:
     rows = make_rows(loaded, documents(), QUESTIONS, batch_tokens=256)
     list(run_questions(loaded, rows, [0, 2], batch_tokens=256))
     assert not [m for m in loaded.model.modules() if m._forward_pre_hooks]
-
-
-@pytest.mark.parametrize("lengths", [[], [5], [40, 3, 33, 1, 64]])
-def test_batches_hold_every_row_once(lengths: list[int]) -> None:
-    cut = batches(lengths, 96)
-    assert sorted(index for batch in cut for index in batch) == list(range(len(lengths)))
-    for batch in cut:
-        assert len(batch) == 1 or len(batch) * -(-max(lengths[i] for i in batch) // 32) * 32 <= 96
