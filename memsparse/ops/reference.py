@@ -135,6 +135,28 @@ def top_documents(scores_BN: Sequence[Sequence[float]], k: int) -> tuple[list[li
     return best, index
 
 
+def folded_scores(
+    q_BTW: Tensor, k_CW: Tensor, doc_of_chunk: Tensor, query_mask_BT: Tensor, documents: int
+) -> Tensor:
+    """Document scores of folded queries, product by product: (B, N); -inf as in `score_documents`."""
+    rows = q_BTW.new_full((len(q_BTW), documents), -math.inf)
+    for b, (q_TW, mask) in enumerate(zip(q_BTW, query_mask_BT, strict=True)):
+        for k, document in zip(k_CW, doc_of_chunk.tolist(), strict=True):
+            for q in q_TW[mask]:
+                rows[b, document] = max(rows[b, document], (q * k).sum())
+    return rows
+
+
+def candidates(
+    lower_BN: Sequence[Sequence[float]], upper_BN: Sequence[Sequence[float]], k: int
+) -> list[list[bool]]:
+    """Whether fewer than k other documents are certain to score higher, for all that have a chunk."""
+    return [
+        [high > -math.inf and sum(other > high for other in lower) < k for high in upper]
+        for lower, upper in zip(lower_BN, upper_BN, strict=True)
+    ]
+
+
 def _reduce(values: Sequence[Tensor], how: str) -> Tensor:
     stacked = torch.stack(list(values))
     return stacked.max() if how == "max" else stacked.sum() / len(values)

@@ -146,7 +146,7 @@ def document_scores(
     return reduce_chunks(torch.cat(chunk_scores, dim=1), doc_of_chunk, documents, rule.chunk_reduce)
 
 
-def _inner_products(q_BTW: Tensor, k_CW: Tensor) -> Tensor:
+def inner_products(q_BTW: Tensor, k_CW: Tensor) -> Tensor:
     """(B, T, C). Without gradients CPUs take oneDNN's product: as exact, and twice as fast on some."""
     wants_gradient = torch.is_grad_enabled() and (q_BTW.requires_grad or k_CW.requires_grad)
     if q_BTW.device.type == "cpu" and not wants_gradient and _has_onednn():
@@ -169,7 +169,7 @@ def _has_onednn() -> bool:
 def _token_scores(routing_q: Tensor, routing_k: Tensor, rule: RoutingRule) -> Tensor:
     """(B, T, C) float32 scores of one tile of chunks."""
     if routing_q.ndim == 3:
-        return _inner_products(routing_q.float(), routing_k.float())
+        return inner_products(routing_q.float(), routing_k.float())
     batch, tokens, _, width = routing_q.shape
     k_GDC = routing_k.float().reshape(len(routing_k), -1, width).permute(1, 2, 0)
     q_GND = routing_q.float().reshape(batch * tokens, k_GDC.shape[0], -1, width).transpose(0, 1).flatten(1, 2)

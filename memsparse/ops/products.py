@@ -1,0 +1,179 @@
+"""Inner products of a tile of keys with the routing queries, in this machine's fastest arithmetic.
+
+The keys are the rows that stream by, the queries the small matrix that stays: (M, W) x (R, W) -> (M, R).
+Which arithmetic is fastest is found by trying each once on small tensors; one that is not as exact as a bound
+claims (some processors without integer dot products saturate sums) is not used.
+
+M chunks of a tile, R routing tokens of all requests, W routing width.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from memsparse.errors import ConfigError
+from memsparse.ops.quantization import KeyFormat, ScanKeys, unpack_codes
+from memsparse.ops.routing import inner_products
+
+Arithmetic = Literal["int8", "int16", "bf16", "float32"]
+"""What queries are rounded to. int16 ones are multiplied in two parts of int8; keys are int8 in both."""
+
+EXACT: dict[KeyFormat, tuple[Arithmetic, ...]] = {
+    "float32": ("float32",),
+    "bf16": ("bf16", "float32"),
+    "fp8": ("bf16", "float32"),
+    "int8": ("int8", "bf16", "float32"),
+    "int4": ("int8", "bf16", "float32"),
+    "binary": ("int8", "bf16", "float32"),
+}
+"""Arithmetics that hold a format's codes exactly."""
+FINER: dict[Arithmetic, Arithmetic] = {"int8": "int16", "bf16": "float32"}
+"""The arithmetic that rounds next to nothing, for the same keys."""
+ROUNDED_SUM: dict[Arithmetic, float] = {"int8": 0.0, "int16": 0.0, "bf16": 1.01 * 2.0**-8, "float32": 0.0}
+"""What rounding a finished sum to the result's dtype costs at most, relative to the sum."""
+WIDEST = 2**17
+"""Columns up to which int32 holds a sum of int8 products."""
+_DTYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "float32": torch.float32}
+_LARGEST: dict[Arithmetic, int] = {"int8": 127, "int16": 127 * 128}
+_TRIAL = (192, 1024, 32)
+"""Chunks, width and tokens of a trial."""
+_ROUNDS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundedQueries:
+    """Routing tokens in one arithmetic: q is about values * unit, one unit per request."""
+
+    arithmetic: Arithmetic
+    values: Tensor
+    """(R, W) bf16 or float32, not above 1 in size, or int8. int16: (2R, W) int8, first the parts that count
+    128 times the others."""
+    units: Tensor
+    """(B,) float64, positive."""
+    longest: Tensor
+    """(B,) float64, the longest token of each request, in its units."""
+    lost: Tensor
+    """(B,) float64, the most that rounding took from a token, as a norm, in units."""
+
+
+def round_queries(
+    tokens_RW: Tensor, request_R: Tensor, requests: int, arithmetic: Arithmetic
+) -> RoundedQueries:
+    """Round routing tokens to an arithmetic; what that takes is measured, not estimated.
+
+    Args:
+        tokens_RW: float32.
+        request_R: (R,) int64, below `requests`; every request has a token.
+    """
+    tokens = tokens_RW.double()
+
+    def largest(values_R: Tensor) -> Tensor:
+        return values_R.new_zeros(requests).scatter_reduce(0, request_R, values_R, "amax")
+
+    # A floor keeps a float32 of the unit a normal number; what lies below is lost, and counted as lost.
+    peak = largest(tokens.abs().amax(1)).clamp_min(2.0**-90)
+    largest_value = _LARGEST.get(arithmetic)
+    units = peak / largest_value if largest_value else torch.exp2(torch.ceil(torch.log2(peak)))
+    scaled = tokens / units[request_R, None]
+    if largest_value:
+        rounded = scaled.round()
+        high = (rounded / 128).round() if arithmetic == "int16" else None
+        values = (
+            rounded.to(torch.int8) if high is None else torch.cat([high, rounded - 128 * high]).to(torch.int8)
+        )
+    else:
+        values = scaled.to(_DTYPES[arithmetic])
+        rounded = values.double()
+    return RoundedQueries(
+        arithmetic=arithmetic,
+        values=values,
+        units=units,
+        longest=largest(scaled.norm(dim=1)),
+        lost=largest((scaled - rounded).norm(dim=1)),
+    )
+
+
+def tile_products(keys: ScanKeys, queries: RoundedQueries) -> Tensor:
+    """Inner products of the codes with the rounded queries: (M, R) int32, bf16 or float32."""
+    if queries.arithmetic in _LARGEST:
+        sums = torch._int_mm(unpack_codes(keys), queries.values.T)
+        if queries.arithmetic == "int8":
+            return sums
+        high, low = sums.chunk(2, dim=1)
+        return low.float().add_(high, alpha=128)
+    return inner_products(_codes_as(keys, _DTYPES[queries.arithmetic])[None], queries.values)[0]
+
+
+def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) -> Arithmetic:
+    """The fastest way to multiply such keys here; accelerators without a kernel of their own take float32."""
+    if device.type != "cpu":
+        return "float32"
+    choices = tuple(a for a in EXACT[key_format] if a != "int8" or width <= WIDEST)
+    return _fastest(choices, torch.get_num_threads())
+
+
+def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:
+    if keys.format != "fp8" or keys.device.type != "cpu":
+        return unpack_codes(keys).to(dtype)
+    # By their bits, many times faster than torch converts on a CPU: sign, 4 bits of exponent, 3 of fraction
+    # go where bf16 has them; no code is subnormal, and the exponent's bias is off by 120.
+    bits = keys.codes.view(torch.int8).to(torch.int16)
+    moved = bits.bitwise_left_shift_(4).bitwise_and_(-30736).view(torch.bfloat16)
+    return moved.to(dtype).mul_(2.0**120)
+
+
+@cache
+def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> Arithmetic:
+    """Try each; `threads` is part of what is remembered, because it decides too."""
+    if len(choices) == 1:
+        return choices[0]
+    chunks, width, tokens = _TRIAL
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-127, 128, (chunks, width), generator=generator, dtype=torch.int8)
+    codes[0] = 127
+    is_integer = "int8" in choices
+    keys = ScanKeys(
+        format="int8" if is_integer else "bf16",
+        codes=codes if is_integer else codes.to(torch.bfloat16),
+        scales=torch.ones(chunks) if is_integer else None,
+        errors=torch.zeros(chunks),
+        norms=codes.float().norm(dim=1),
+    )
+    q = torch.rand(tokens, width, generator=generator) - 0.5
+    q[0] = 0.5
+    trials = {name: round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name) for name in choices}
+    trials = {name: queries for name, queries in trials.items() if _is_sound(keys, queries)}
+    if not trials:
+        raise ConfigError(f"no matrix product of {' or '.join(choices)} works here; check the torch build")
+    took = dict.fromkeys(trials, float("inf"))
+    for _ in range(_ROUNDS):  # in turns, so that whatever else the machine does slows all of them
+        for name, queries in trials.items():
+            began = time.perf_counter()
+            tile_products(keys, queries)
+            took[name] = min(took[name], time.perf_counter() - began)
+    return min(took, key=lambda name: took[name])
+
+
+def _is_sound(keys: ScanKeys, queries: RoundedQueries) -> bool:
+    """Whether there is such a product, and it is as exact as the bounds take it to be."""
+    try:
+        product = tile_products(keys, queries).double()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    exact = keys.codes.double() @ queries.values.double().T
+    sums = 0.0 if queries.arithmetic == "int8" else float_slack(keys.width)
+    room = ROUNDED_SUM[queries.arithmetic] * exact.abs()
+    room += sums * torch.outer(keys.norms, queries.values.float().norm(dim=1))
+    return bool(((product - exact).abs() <= room).all())
+
+
+def float_slack(width: int) -> float:
+    """How far a float32 sum of W products lies from the true one, relative to ||q|| ||k||, in any order.
+
+    Twice the textbook (W + 1) 2^-24: some processors cut where others round.
+    """
+    return (width + 8) * 2.0**-23

@@ -1,0 +1,202 @@
+"""One pass over the routing keys for all requests: an interval around every document's score.
+
+For a token q, a key k, what stands for the key k~ and for the token q~:
+
+    <q, k> - <q~, k~>  =  <q, k - k~> + <q - q~, k~>,  so that  |...| <= ||q|| ||k - k~|| + ||q - q~|| ||k~||
+
+and what the float32 sum of <q~, k~> lost is at most proportional to ||q|| ||k~||. With the longest token and
+the worst rounding of a request, the half width depends on the chunk alone, and the max over tokens is taken
+of the products as they are.
+
+B requests, T tokens, W routing width, C chunks, N documents, R routing tokens of all requests, M chunks of a
+tile.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from memsparse.errors import ConfigError, ShapeError
+from memsparse.ops import triton_scan
+from memsparse.ops.certificate import candidates
+from memsparse.ops.products import (
+    FINER,
+    ROUNDED_SUM,
+    Arithmetic,
+    RoundedQueries,
+    fastest_arithmetic,
+    float_slack,
+    round_queries,
+    tile_products,
+)
+from memsparse.ops.quantization import ScanKeys, round_up
+from memsparse.ops.routing import TILE
+
+_PRODUCTS = 2**19
+"""Inner products computed at a time, about: what a core's cache holds beside the keys they are of."""
+_ROWS = (256, 4096)
+"""Chunks multiplied at a time, fewest and most."""
+_FEW = 8
+"""Documents are bounded again if they have one in so many of the chunks, or fewer."""
+_UNIT_SLACK = 2.0**-20
+"""Over the relative error of the few float32 operations after the sum."""
+_UNDERFLOW = 2.0**-80
+"""Norms below count as this, so that products too small for float32 lie inside the interval."""
+
+
+@torch.no_grad()
+def scan_documents(
+    routing_q: Tensor,
+    keys: ScanKeys,
+    doc_of_chunk: Tensor,
+    query_mask: Tensor,
+    *,
+    num_documents: int,
+    wanted: int = 0,
+    bar: Tensor | None = None,
+    tile: int = TILE,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of the score of every document: lower <= exact score <= upper, whatever was rounded on the way.
+
+    The exact score is the max over routing tokens and a document's chunks of the inner product with the keys
+    that were quantised. The interval holds it in real numbers, and as any float32 sum in whatever order.
+
+    Args:
+        routing_q: (B, T, W) float32.
+        keys: C chunks.
+        doc_of_chunk: (C,) int64, below `num_documents`; in any order, fastest when equal ones are together.
+        query_mask: (B, T) bool, True on the tokens that route; requests may have different numbers of them.
+        num_documents: N.
+        wanted: best documents the caller is after; those that can be among them are bounded again, with
+            queries that are hardly rounded, where they are few. 0: no document is read twice.
+        bar: (B,) a score that what the caller is after must reach, from documents scanned before.
+        tile: chunks bounded at a time; memory only.
+
+    Returns: lower, upper, both (B, N) float32; -inf in both where a document has no chunk or a request no
+        routing token; (-inf, inf) where a query is not finite, or too long for float32.
+
+    Raises: ShapeError if sizes do not fit; ConfigError for a tile below 1.
+    """
+    _check(routing_q, keys, doc_of_chunk, query_mask, tile)
+    if triton_scan.can_scan(keys):
+        return triton_scan.scan_documents(
+            routing_q, keys, doc_of_chunk, query_mask, num_documents=num_documents
+        )
+    arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
+    scan = partial(_scan, routing_q, query_mask=query_mask, documents=num_documents, tile=tile)
+    lower_BN, upper_BN = scan(keys, doc_of_chunk, arithmetic=arithmetic)
+    if not wanted or arithmetic not in FINER:
+        return lower_BN, upper_BN
+    promising_BN = candidates(lower_BN, upper_BN, wanted)
+    if bar is not None:
+        promising_BN &= upper_BN >= bar[:, None]
+    promising = promising_BN.any(0)
+    rows = promising[doc_of_chunk].nonzero()[:, 0]
+    if len(rows) * _FEW > len(keys):
+        return lower_BN, upper_BN
+    again = scan(keys.select(rows), doc_of_chunk[rows], arithmetic=FINER[arithmetic])
+    return (
+        torch.where(promising, again[0].maximum(lower_BN), lower_BN),
+        torch.where(promising, again[1].minimum(upper_BN), upper_BN),
+    )
+
+
+def _scan(
+    routing_q: Tensor,
+    keys: ScanKeys,
+    doc_of_chunk: Tensor,
+    *,
+    query_mask: Tensor,
+    documents: int,
+    tile: int,
+    arithmetic: Arithmetic,
+) -> tuple[Tensor, Tensor]:
+    """`scan_documents` in one pass and one arithmetic."""
+    bounds = routing_q.new_full((2, documents, len(routing_q)), float("-inf"), dtype=torch.float32)
+    counts = query_mask.sum(1)
+    asking = counts.nonzero()[:, 0]
+    if len(asking) and len(keys):
+        request_R = torch.repeat_interleave(torch.arange(len(asking), device=asking.device), counts[asking])
+        queries = round_queries(routing_q[query_mask], request_R, len(asking), arithmetic)
+        tokens = counts[asking].tolist()
+        factors = _half_width(queries, keys)
+        part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
+        for start in range(0, len(keys), tile):
+            here = keys.narrow(start, min(tile, len(keys) - start))
+            interval = _interval(_best_products(here, queries, tokens), here, queries, *factors)
+            runs = torch.unique_consecutive(doc_of_chunk[start : start + tile], return_counts=True)
+            for bound_NB, of_chunk_MB in zip(part, interval, strict=True):
+                _raise_documents(bound_NB, runs, of_chunk_MB)
+        if part is not bounds:
+            bounds[:, :, asking] = part
+    lower_NB, upper_NB = bounds
+    return lower_NB.T.contiguous(), upper_NB.T.contiguous()
+
+
+def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor]:
+    """Factors (B,) float32 of a chunk's error and of its norm, rounded up."""
+    slack = 2 * float_slack(keys.width) + _UNIT_SLACK  # this sum's, and that of whoever sums the exact score
+    if keys.format == "float32" and keys.device.type != "cpu":
+        slack += 2.0**-9  # an accelerator may cut both factors to TF32
+    longest = queries.longest * queries.units * (1 + slack)
+    lost = (queries.lost + slack * queries.longest.clamp_min(0.5)) * queries.units * (1 + slack)
+    return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))
+
+
+def _best_products(keys: ScanKeys, queries: RoundedQueries, tokens: list[int]) -> Tensor:
+    """The best product of each request's tokens with every chunk, in units: (M, B) float32."""
+    rows = min(max(_PRODUCTS // len(queries.values), _ROWS[0]), _ROWS[1])
+    best_MB = torch.empty(len(keys), len(tokens), device=keys.device)
+    even = len(set(tokens)) == 1
+    for start in range(0, len(keys), rows):
+        part = keys.narrow(start, min(rows, len(keys) - start))
+        products = tile_products(part, queries)
+        if products.dtype == torch.bfloat16:
+            products = products.float()  # the max of bf16 is many times slower on a CPU
+        here = best_MB[start : start + rows]
+        if even:
+            here.copy_(products.view(len(part), len(tokens), -1).amax(2))
+        else:
+            for request, own in enumerate(products.split(tokens, dim=1)):
+                here[:, request] = own.amax(1)
+    return best_MB
+
+
+def _interval(
+    best_MB: Tensor, keys: ScanKeys, queries: RoundedQueries, of_errors_B: Tensor, of_norms_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Bounds of every chunk's score, both (M, B); -inf or inf where float32 does not hold them."""
+    if keys.scales is not None:
+        best_MB.mul_(keys.scales[:, None])
+    best_MB.mul_(queries.units.float())
+    half_MB = torch.outer(keys.errors, of_errors_B).add_(2.0**-120)
+    half_MB.addr_(keys.norms.clamp_min(_UNDERFLOW), of_norms_B)
+    if ROUNDED_SUM[queries.arithmetic]:
+        half_MB.add_(best_MB.abs(), alpha=ROUNDED_SUM[queries.arithmetic])
+    inf = float("inf")
+    return (
+        (best_MB - half_MB).nan_to_num_(nan=-inf, posinf=-inf, neginf=-inf),
+        (best_MB + half_MB).nan_to_num_(nan=inf, posinf=inf, neginf=inf),
+    )
+
+
+def _raise_documents(bounds_NB: Tensor, runs: tuple[Tensor, Tensor], scores_MB: Tensor) -> None:
+    """Raise documents' bounds to those of their chunks, given the document and the length of each run."""
+    documents, counts = runs
+    # The max of a run needs no index of every chunk, and is several times faster than to scatter the chunks.
+    best_RB = torch.segment_reduce(scores_MB, "max", lengths=counts, axis=0, unsafe=True)
+    bounds_NB.scatter_reduce_(0, documents[:, None].expand_as(best_RB), best_RB, "amax")
+
+
+def _check(routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor, query_mask: Tensor, tile: int) -> None:
+    if routing_q.ndim != 3 or routing_q.shape[2] != keys.width:
+        raise ShapeError(
+            f"queries are {tuple(routing_q.shape)}; pass (requests, tokens, {keys.width}) for these keys"
+        )
+    if query_mask.shape != routing_q.shape[:2]:
+        raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
+    if doc_of_chunk.shape != (len(keys),):
+        raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(keys)} chunks; pass one per chunk")
+    if tile < 1:
+        raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from torch import Tensor
+
+from memsparse.errors import ConfigError
+from memsparse.ops import products
+from memsparse.ops.products import (
+    EXACT,
+    FINER,
+    Arithmetic,
+    RoundedQueries,
+    fastest_arithmetic,
+    round_queries,
+    tile_products,
+)
+from memsparse.ops.quantization import KeyFormat, quantize_keys, unpack_codes
+
+CPU = torch.device("cpu")
+PAIRS = [(f, a) for f, own in EXACT.items() for a in dict.fromkeys((*own, *(FINER.get(a, a) for a in own)))]
+"""Every format with every arithmetic that takes it."""
+
+
+def rounded(q: Tensor, arithmetic: Arithmetic) -> RoundedQueries:
+    return round_queries(q, torch.zeros(len(q), dtype=torch.long), 1, arithmetic)
+
+
+def values(queries: RoundedQueries) -> Tensor:
+    """(R, W) what the queries were rounded to, in units."""
+    if queries.arithmetic == "int16":
+        high, low = queries.values.double().chunk(2)
+        return 128 * high + low
+    return queries.values.double()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trials():
+    products._fastest.cache_clear()
+    yield
+    products._fastest.cache_clear()
+
+
+@pytest.mark.parametrize(("key_format", "arithmetic"), PAIRS)
+@pytest.mark.parametrize(
+    ("chunks", "width", "tokens"), [(1, 8, 1), (65, 24, 3), (40, 1000, 33), (300, 128, 70)]
+)
+def test_products_are_of_the_codes_and_the_rounded_queries(
+    key_format: KeyFormat, arithmetic: Arithmetic, chunks: int, width: int, tokens: int
+) -> None:
+    keys = quantize_keys(torch.randn(chunks, width), key_format)
+    queries = rounded(torch.randn(tokens, width), arithmetic)
+    exact = unpack_codes(keys).float().double() @ values(queries).T
+    got = tile_products(keys, queries)
+    assert got.shape == (chunks, tokens)
+    if arithmetic == "int8":
+        assert torch.equal(got.double(), exact)
+    else:
+        rtol = {"bf16": 2.0**-8, "float32": 1e-5, "int16": 1e-6}[arithmetic]
+        torch.testing.assert_close(got.double(), exact, rtol=rtol, atol=1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "share"), [("int8", 0.03), ("int16", 3e-4), ("bf16", 0.004), ("float32", 1e-9)]
+)
+def test_what_rounding_takes_is_measured(arithmetic: Arithmetic, share: float) -> None:
+    q = torch.randn(6, 64) * torch.tensor([1e-3, 1, 5, 1e10, 2e10, 3])[:, None]
+    request = torch.tensor([0, 0, 0, 1, 1, 2])
+    queries = round_queries(q, request, 3, arithmetic)
+    lost = q.double() - values(queries) * queries.units[request, None]
+    for b in range(3):
+        own = request == b
+        assert lost[own].norm(dim=1).max() == pytest.approx(
+            float(queries.lost[b] * queries.units[b]), rel=1e-9
+        )
+        longest = float(q[own].double().norm(dim=1).max())
+        assert longest == pytest.approx(float(queries.longest[b] * queries.units[b]), rel=1e-9)
+        assert queries.lost[b] * queries.units[b] <= share * longest
+
+
+def test_largest_sums_are_exact() -> None:
+    width = products.WIDEST
+    keys = quantize_keys(torch.ones(16, width), "int8")
+    assert torch.equal(
+        tile_products(keys, rounded(torch.ones(1, width), "int8")),
+        torch.full((16, 1), 127 * 127 * width).int(),
+    )
+
+
+@pytest.mark.parametrize("key_format", list(EXACT))
+def test_the_choice_is_one_that_holds_the_codes(key_format: KeyFormat) -> None:
+    assert fastest_arithmetic(key_format, 1024, CPU) in EXACT[key_format]
+
+
+def test_very_wide_keys_are_not_summed_in_int32() -> None:
+    assert fastest_arithmetic("int8", products.WIDEST + 1, CPU) != "int8"
+
+
+def test_a_product_that_saturates_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturating(k: Tensor, q: Tensor) -> Tensor:
+        pairs = k.int()[:, :, None] * q.int()[None]
+        return pairs.view(len(k), -1, 2, q.shape[1]).sum(2).clamp(-(2**15), 2**15 - 1).sum(1)
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    monkeypatch.setattr(products, "_TRIAL", (4, 1024, 3))
+    assert fastest_arithmetic("int8", 1024, CPU) in ("bf16", "float32")
+
+
+def test_a_machine_without_products_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> Tensor:
+        raise RuntimeError("not implemented here")
+
+    monkeypatch.setattr(products, "tile_products", missing)
+    with pytest.raises(ConfigError, match="check the torch build"):
+        fastest_arithmetic("int8", 1024, CPU)
+
+
+def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    slow = {"int8": 5, "bf16": 1, "float32": 9}
+    product = products.tile_products
+
+    def timed(keys: object, queries: RoundedQueries) -> Tensor:
+        for _ in range(slow[queries.arithmetic]):
+            next(clock)
+        return product(keys, queries)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(products, "tile_products", timed)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: next(clock))
+    assert fastest_arithmetic("int8", 1024, CPU) == "bf16"
