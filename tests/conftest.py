@@ -15,6 +15,10 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+if not torch.cuda.is_available():
+    # Kernels then run on the processor; triton asks once, when something first imports it.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
