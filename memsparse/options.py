@@ -63,6 +63,18 @@ class IdDecoding(StrEnum):
     GENERATE = "generate"
 
 
+class RoutingKeys(StrEnum):
+    """Formats of the routing keys that are scanned; see `TierConfig.routing_keys`."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+    BINARY = "binary"
+
+
 class Layout(StrEnum):
     """Layout of a model folder; see `convert`."""
 
@@ -99,5 +111,44 @@ Decoding = Annotated[
     IdDecoding | None,
     typer.Option("--id-decoding", help="What decides which documents are read; without it as trained."),
 ]
+KeyFormat = Annotated[
+    RoutingKeys | None,
+    typer.Option(
+        "--routing-keys",
+        help="Format of the keys scanned first; results are exact in all. Without it what fits.",
+    ),
+]
+DeviceBytes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory for routing keys, such as 8GB; 0: the disk. Without it half of what is free.",
+    ),
+]
+HostBytes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Host memory for documents read lately; 0: none. Without it 1/16 of what is free.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")]
+
+
+def tier_settings(
+    routing_keys: RoutingKeys | None, device_bytes: str | None, host_bytes: str | None
+) -> dict[str, Any]:
+    """The setting of `EngineConfig` that the options of tiers make; none where none was given.
+
+    Raises: ConfigError for a size that cannot be read.
+    """
+    from memsparse.bank import TierConfig
+    from memsparse.engine.hardware import read_size
+
+    given: dict[str, Any] = {} if routing_keys is None else {"routing_keys": str(routing_keys)}
+    for name, size in (("device_bytes", device_bytes), ("host_bytes", host_bytes)):
+        if size is not None:
+            option = f"--{name.replace('_', '-')}"
+            given[name] = 0 if size.strip() == "0" else read_size(size, option)
+    return {"tiers": TierConfig(**given)} if given else {}

@@ -71,6 +71,9 @@ class LayerRouting:
     chunks: tuple[int, ...] = ()
     """Which chunk of each document matched best, counted from 0; of the documents the layer attended to,
     which are fewer than `numbers` where more were asked for."""
+    certified: bool | None = None
+    """Whether an approximate scan proved these to be the documents of an exact one, in its order. None: it
+    was exact."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +133,12 @@ class MemoryKV:
     """(B, N) float32, every document's score, where the reader keeps them."""
     chunks: Tensor | None = None
     """(B, k) int64, which chunk of each document matched best, where the reader tells; -1 for none."""
+    errors: Tensor | None = None
+    """(B, N) float32, how far `all_scores` may lie from the exact scores, 0 where they are exact. None: they
+    all are."""
+    certified: Tensor | None = None
+    """(B,) bool, whether `documents` and `scores` are proven to be those of exact scores. None: nothing to
+    prove."""
 
 
 class MemoryWriter(Protocol):

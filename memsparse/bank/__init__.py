@@ -5,5 +5,16 @@ from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.reader import BankReader
 from memsparse.bank.records import BankStats, DocumentInfo, Source
 from memsparse.bank.segments import EncodedChunks
+from memsparse.bank.tiers import TierConfig, TierReport
 
-__all__ = ["Bank", "BankReader", "BankStats", "DocumentInfo", "EncodedChunks", "Fingerprint", "Source"]
+__all__ = [
+    "Bank",
+    "BankReader",
+    "BankStats",
+    "DocumentInfo",
+    "EncodedChunks",
+    "Fingerprint",
+    "Source",
+    "TierConfig",
+    "TierReport",
+]

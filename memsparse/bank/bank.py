@@ -3,6 +3,7 @@
     notes.bank/
       catalog.sqlite3               what is stored, where it lies, and since which version
       segments/000001.safetensors   immutable chunks
+      segments/000001.int8.safetensors   quantised routing keys of a large bank; may be removed at any time
       bank.lock                     held by the one writer while it writes
 
 A write flushes its segment file first and names it in the catalog second, so a process killed at any moment
@@ -17,15 +18,19 @@ from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 from memsparse.bank.catalog import FILE, Catalog
 from memsparse.bank.database import SIDE_FILES
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.lock import FILE as LOCK
 from memsparse.bank.lock import may_write, writer_lock
-from memsparse.bank.reader import CACHE_BYTES, BankReader
-from memsparse.bank.records import BankStats, DocumentInfo, Source, View, prepare
+from memsparse.bank.places import Places
+from memsparse.bank.reader import BankReader
+from memsparse.bank.records import BankStats, DocumentInfo, Layout, Source, View, prepare
+from memsparse.bank.scan_files import ScanFiles
 from memsparse.bank.segments import FOLDER, EncodedChunks, SegmentFiles, flush, stray_files, write_segment
+from memsparse.bank.tiers import TierConfig, Tiers
 from memsparse.errors import (
     BankCorruptError,
     BankError,
@@ -55,6 +60,9 @@ class Bank:
         self.path = path
         self._catalog = catalog
         self._files = SegmentFiles(path / FOLDER, catalog.fingerprint)
+        self._scan_files = ScanFiles(self._files.folder, self._files, catalog.fingerprint, writes=False)
+        self._tiers: WeakValueDictionary[TierConfig, Tiers] = WeakValueDictionary()
+        """Shared by the readers that use them, and gone with the last."""
         self._mutex = RLock()
 
     @classmethod
@@ -237,6 +245,18 @@ class Bank:
         """External id -> sha256 of the source text, for encoding only what changed; of all, or of `ids`."""
         return self._catalog.known(View(namespace=namespace), ids=ids)
 
+    def layout(
+        self,
+        *,
+        namespace: str | Sequence[str] | None = None,
+        version: int | None = None,
+        now: float | None = None,
+    ) -> Layout:
+        """Where the passages of a view lie. Args, Raises: as `reader`."""
+        if version is not None and not 0 <= version <= self.version:
+            raise BankError(f"bank {self.path} has no version {version}; the latest is {self.version}")
+        return self._catalog.layout(View(namespace=namespace, version=version, now=now))
+
     def reader(
         self,
         *,
@@ -245,7 +265,8 @@ class Bank:
         namespace: str | Sequence[str] | None = None,
         version: int | None = None,
         now: float | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        tiers: TierConfig | None = None,
+        layout: Layout | None = None,
     ) -> BankReader:
         """A reader of the bank as it is now; later writes do not reach it, and it outlives `close`.
 
@@ -255,20 +276,21 @@ class Bank:
             namespace: one, or several. None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.
-            cache_bytes: for routing keys in memory; a larger bank is scored from its files.
+            tiers: what is held where. None: the defaults. Readers with the same tiers share what they hold.
+            layout: passages of this bank to read instead, in place of `namespace`, `version` and `now`.
 
-        Raises: BankError for a version that does not exist; BankMismatchError if `rule` scores otherwise.
+        Raises: BankError for a version that does not exist; BankMismatchError if `rule` scores otherwise;
+        ConfigError for a budget smaller than one document.
         """
-        if version is not None and not 0 <= version <= self.version:
-            raise BankError(f"bank {self.path} has no version {version}; the latest is {self.version}")
-        layout = self._catalog.layout(View(namespace=namespace, version=version, now=now))
+        if layout is None:
+            layout = self.layout(namespace=namespace, version=version, now=now)
         return BankReader(
-            layout,
-            self._files,
+            Places(layout.rows),
+            layout.segments,
+            self._shared_tiers(tiers or TierConfig()),
             self.fingerprint,
             top_k=top_k,
             rule=rule or RoutingRule(score="dot" if self.fingerprint.routing_score == "dot" else "cosine"),
-            cache_bytes=cache_bytes,
         )
 
     def stats(self) -> BankStats:
@@ -282,7 +304,9 @@ class Bank:
             removed=self._catalog.stored_documents() - documents,
             chunks=sum(total.chunks for total in totals),
             tokens=sum(total.tokens for total in totals),
-            bytes=(self.path / FILE).stat().st_size + sum(segment.bytes for segment in segments),
+            bytes=(self.path / FILE).stat().st_size
+            + sum(segment.bytes for segment in segments)
+            + self._scan_files.bytes(),
             segments=len(segments),
             versions=self.version,
             namespaces={total.namespace: total.documents for total in totals},
@@ -306,6 +330,14 @@ class Bank:
     ) -> None:
         self.close()
 
+    def _shared_tiers(self, config: TierConfig) -> Tiers:
+        with self._mutex:
+            tiers = self._tiers.get(config)
+            if tiers is None:
+                writes = not self._catalog.read_only
+                tiers = self._tiers[config] = Tiers(config, self._files, self.fingerprint, writes=writes)
+            return tiers
+
     def _problems(self) -> Iterator[str]:
         try:
             with self._catalog.snapshot():
@@ -322,6 +354,7 @@ class Bank:
         segments = {segment.id: segment for segment in self._catalog.segments()}
         for segment in segments.values():
             yield from self._files.problems(segment)
+            yield from self._scan_files.problems(segment)
         end: dict[int, int] = dict.fromkeys(segments, 0)
         for segment_id, offset, chunks, number, digest, text in self._catalog.stored():
             if text is None or sha256(text).hexdigest() != digest:

@@ -1,40 +1,55 @@
-"""Stage 2 in one process: score every document of a bank, take the best, map in their chunks.
+"""Stage 2 in one process: bound every document's score, score the promising ones exactly, fetch the best.
 
-B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, M chunk slots.
+One pass over the routing keys of a layer, in whatever format their tier holds, bounds the score of every
+document (`ops.scan`). Those whose upper bounds reach the k-th best exact score are scored from the exact keys
+on the disk, so the top k is that of exact scores: inner products in float64, rounded to float32, ties to the
+lower document. Rules that take no scan (`RoutingRule` other than mean heads, max tokens, max chunks) are
+scored from the stored keys by `document_scores`.
+
+B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, M chunk slots or
+documents scored exactly.
 """
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from memsparse.bank.content import Place
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.records import Layout
-from memsparse.bank.segments import SegmentFiles
-from memsparse.errors import BankMismatchError, ConfigError, ShapeError
-from memsparse.ops.routing import TILE, RoutingRule, chunk_scores, document_scores, top_documents
+from memsparse.bank.keys import KeyTier
+from memsparse.bank.places import Places, Span, rows_of
+from memsparse.bank.segments import SegmentRecord
+from memsparse.bank.tiers import TierReport, Tiers, one_line
+from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeError
+from memsparse.ops.certificate import certify
+from memsparse.ops.quantization import ScanKeys
+from memsparse.ops.routing import RoutingRule, chunk_scores, document_scores, top_documents
+from memsparse.ops.scan import scan_documents
 from memsparse.types import MemoryKV, empty_memory
 
-CACHE_BYTES = 2 * 2**30
-"""Routing keys a reader keeps in memory; a larger bank is scored from its mapped files."""
-BLOCK_CHUNKS = TILE
+FEW = 64
+"""Documents of a view that needs no scan: all are scored exactly."""
+WIDENING = 3
+"""Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
+ROWS = 8192
+"""Chunks in float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Block:
-    """A run of documents scored together, ascending; where its C chunks lie."""
+class _Routed:
+    """What a layer routed; fields as in `MemoryKV`."""
 
-    first: int
-    """Index of its first document."""
-    documents: int
-    document_of_chunk: Tensor
-    """(C,) counted from `first`."""
-    segments: Tensor
-    """(C,)"""
-    rows: Tensor
-    """(C,) within the segment."""
+    documents: Tensor
+    scores: Tensor
+    chunks: Tensor
+    all_scores: Tensor
+    errors: Tensor | None = None
+    certified: Tensor | None = None
+    rescored: int = 0
+    """Documents scored exactly beside a scan, all requests together."""
 
 
 class BankReader:
@@ -46,18 +61,19 @@ class BankReader:
 
     def __init__(
         self,
-        layout: Layout,
-        files: SegmentFiles,
+        places: Places,
+        segments: dict[int, SegmentRecord],
+        tiers: Tiers,
         fingerprint: Fingerprint,
         *,
         top_k: int,
         rule: RoutingRule,
-        cache_bytes: int = CACHE_BYTES,
         allowed: Tensor | None = None,
     ) -> None:
         """Lay out the view; nothing is read from the segments yet.
 
-        Raises: ConfigError if top_k is below 1; BankMismatchError if `rule` scores otherwise than the bank.
+        Raises: ConfigError if top_k is below 1, or a budget smaller than a document; BankMismatchError if
+        `rule` scores otherwise than the bank.
         """
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}; it must be at least 1")
@@ -66,66 +82,118 @@ class BankReader:
                 f"the bank's routing keys are for the {fingerprint.routing_score} score, the rule asks for "
                 f"{rule.score}; use the bank's score, or encode its documents again"
             )
-        table = torch.tensor(layout.rows, dtype=torch.long).view(-1, 4)
-        self.numbers, self._segments, self._offsets, self._chunks = table.T.contiguous()
+        if len(places):
+            tiers.config.check(fingerprint, int(places.chunks.max()))
         self.top_k = top_k
         self.rule = rule
         self.allowed = allowed
         """(B, N) bool, True where a request may read a document. None: everywhere."""
-        self._rows = layout.rows
-        self._records = layout.segments
-        self._files = files
+        self._places = places
+        self._records = segments
+        self._tiers = tiers
         self._fingerprint = fingerprint
-        self._blocks = list(self._cut_blocks())
-        chunk_bytes = fingerprint.width * fingerprint.torch_dtype.itemsize * len(fingerprint.memory_layers)
-        needed = int(self._chunks.sum()) * chunk_bytes
-        self._caches = needed <= cache_bytes
-        self._keys: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._scans = (rule.head_reduce, rule.query_reduce, rule.chunk_reduce) == ("mean", "max", "max")
+        self._seen = [segments[id_] for id_ in places.segments.unique().tolist()]
+        self._spans: dict[KeyTier, list[Span]] = {}
+        self._used: KeyTier | None = None
+        self._reads = self._rescored = self._uncertified = 0
         self._mutex = threading.Lock()
+
+    @property
+    def numbers(self) -> Tensor:
+        """(N,) int64, ascending: the number of each document index."""
+        return self._places.numbers
 
     def __len__(self) -> int:
         """N, the documents it can route to."""
-        return len(self.numbers)
+        return len(self._places)
+
+    def report(self) -> TierReport:
+        """What its tiers hold, and what its reads took so far."""
+        return TierReport(
+            routing_keys=self._used.format if self._used else "",
+            device=str(self._used.device) if self._used else "",
+            key_bytes=self._tiers.key_bytes,
+            content_bytes=self._tiers.content_bytes,
+            reads=self._reads,
+            rescored=self._rescored,
+            uncertified=self._uncertified,
+            fallbacks=tuple(self._tiers.fallbacks),
+        )
 
     @torch.no_grad()
     def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
         """Route each request to its top_k documents and return their chunks, ascending by number.
 
-        Device and dtype of K and V are those of `routing_q`; ties go to the lower number.
+        Device and dtype of K and V are those of `routing_q`; ties go to the lower number. A device that runs
+        out of memory is relieved of a tier, with a warning, and the read is repeated.
 
-        Raises: ConfigError for a layer the bank lacks; ShapeError; BankCorruptError for a damaged file.
+        Raises: ConfigError for a layer the bank lacks; ShapeError; BankCorruptError for a damaged file;
+        BankError where no tier is left to give up, or the accelerator failed.
         """
-        if layer_idx not in self._fingerprint.memory_layers:
-            raise ConfigError(
-                f"layer {layer_idx} has no memory in this bank; {self._fingerprint.memory_layers} have"
-            )
+        self._check_layer(layer_idx)
         if not len(self):
             return empty_memory(
                 len(routing_q), self._fingerprint.kv_heads, self._fingerprint.head_dim, like=routing_q
             )
-        scores_BN = self.scores(layer_idx, routing_q, query_mask)
-        best, documents = top_documents(scores_BN, min(self.top_k, len(self)))
-        gathered = self._gather(layer_idx, routing_q, documents, best, scores_BN)
-        return replace(gathered, chunks=self._best_chunks(layer_idx, routing_q, query_mask, documents))
+        while True:
+            try:
+                return self._gather(layer_idx, routing_q, self._route(layer_idx, routing_q, query_mask))
+            except torch.OutOfMemoryError as error:
+                self._tiers.fall_back(routing_q.device, error)
+            except torch.AcceleratorError as error:
+                raise BankError(
+                    f"the accelerator failed while reading the bank ({one_line(error)}); the bank is intact; "
+                    "start again"
+                ) from error
 
     @torch.no_grad()
     def scores(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> Tensor:
-        """(B, N) float32, -inf where `allowed` says no."""
-        parts = [
-            document_scores(
+        """(B, N) float32 by `document_scores` on the stored keys of all documents, -inf where `allowed` says
+        no; `read` finds the best of them without scoring all exactly."""
+        self._check_layer(layer_idx)
+        scores_BN = torch.full(
+            (len(routing_q), len(self)), float("-inf"), dtype=torch.float32, device=routing_q.device
+        )
+        for span, keys in self._stream(layer_idx, routing_q.device, scanned=False):
+            codes = keys.codes
+            if span.visible < span.block.chunks:
+                codes = codes[span.rows().to(codes.device)]
+            document = torch.repeat_interleave(torch.arange(len(span.documents)), span.counts)
+            part = document_scores(
                 routing_q,
-                self._block_keys(layer_idx, index, routing_q.device),
-                block.document_of_chunk.to(routing_q.device),
+                codes.to(routing_q.device),
+                document.to(routing_q.device),
                 query_mask,
                 rule=self.rule,
-                num_documents=block.documents,
-                tile=len(block.rows),
+                num_documents=len(span.documents),
             )
-            for index, block in enumerate(self._blocks)
-        ]
-        scores_BN = (
-            torch.cat(parts, dim=1) if parts else routing_q.new_zeros(len(routing_q), 0, dtype=torch.float32)
-        )
+            scores_BN[:, span.documents.to(routing_q.device)] = part
+        return self._masked(scores_BN)
+
+    @torch.no_grad()
+    def exact_scores(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> Tensor:
+        """(B, M) float32 exact scores of documents (B, M), by index; -inf where a document is -1 or may not
+        be read."""
+        self._check_layer(layer_idx)
+        if not self._scans:
+            scores_BN = self.scores(layer_idx, routing_q, query_mask)
+            return scores_BN.gather(1, documents.clamp_min(0)).masked_fill(documents < 0, float("-inf"))
+        scores, _ = self._score_exactly(layer_idx, routing_q, query_mask, documents)
+        if self.allowed is None:
+            return scores
+        allowed = self.allowed.to(documents.device).gather(1, documents.clamp_min(0))
+        return scores.masked_fill(~allowed, float("-inf"))
+
+    def _check_layer(self, layer_idx: int) -> None:
+        if layer_idx not in self._fingerprint.memory_layers:
+            raise ConfigError(
+                f"layer {layer_idx} has no memory in this bank; {self._fingerprint.memory_layers} have"
+            )
+
+    def _masked(self, scores_BN: Tensor) -> Tensor:
         if self.allowed is None:
             return scores_BN
         if self.allowed.shape != scores_BN.shape:
@@ -135,112 +203,225 @@ class BankReader:
             )
         return scores_BN.masked_fill(~self.allowed.to(scores_BN.device), float("-inf"))
 
+    def _route(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> _Routed:
+        k = min(self.top_k, len(self))
+        if not self._scans:
+            scores_BN = self.scores(layer_idx, routing_q, query_mask)
+            best, documents = top_documents(scores_BN, k)
+            chunks = self._best_chunks(layer_idx, routing_q, query_mask, documents)
+            routed = _Routed(documents=documents, scores=best, chunks=chunks, all_scores=scores_BN)
+        elif len(self) <= FEW:
+            every = torch.arange(len(self), device=routing_q.device).expand(len(routing_q), -1)
+            scores_BN, chunk = self._score_exactly(layer_idx, routing_q, query_mask, every)
+            scores_BN = self._masked(scores_BN)
+            best, documents = top_documents(scores_BN, k)
+            chunks = chunk.gather(1, documents.clamp_min(0)).masked_fill(documents < 0, -1)
+            routed = _Routed(documents=documents, scores=best, chunks=chunks, all_scores=scores_BN)
+        else:
+            routed = self._route_by_bounds(layer_idx, routing_q, query_mask, k)
+        with self._mutex:
+            self._reads += len(routing_q)
+            self._rescored += routed.rescored
+            if routed.certified is not None:
+                self._uncertified += int((~routed.certified).sum())
+        return routed
+
+    def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
+        """Bound all, then score exactly, most promising first, until no other can be among the k best."""
+        lower_BN, upper_BN = self._bounds(layer_idx, routing_q, query_mask, k)
+        limit = min(len(self), max(self._tiers.config.rescored or len(self), k))
+        unscored, cut = upper_BN.clone(), upper_BN.new_full((len(upper_BN), 1), float("-inf"))
+        rounds: list[tuple[Tensor, Tensor, Tensor]] = []
+        spent, wanted = 0, min(limit, max(2 * k, FEW // 2))
+        while wanted:
+            bounds, documents = unscored.topk(wanted, dim=1)
+            unscored.scatter_(1, documents, float("-inf"))
+            documents = documents.masked_fill((bounds < cut) | (bounds == float("-inf")), -1)
+            scored = self._score_exactly(layer_idx, routing_q, query_mask, documents)
+            rounds.append((documents, *scored))
+            spent += wanted
+            cut = torch.cat([scores for _, scores, _ in rounds], dim=1).topk(k, dim=1).values[:, -1:]
+            left = int(((unscored >= cut) & (unscored > float("-inf"))).sum(1).max())
+            wanted = min(left, limit - spent, WIDENING * spent)
+        documents, exact, chunk = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        best, chosen, certified = certify(upper_BN, documents, exact, k)
+        place = (documents[:, None] == chosen[:, :, None]).int().argmax(2)
+        chunks = chunk.gather(1, place).masked_fill(chosen < 0, -1)
+        all_scores, errors = _middle(lower_BN, upper_BN)
+        real = documents >= 0
+        rows = torch.arange(len(documents), device=documents.device)[:, None].expand_as(documents)[real]
+        all_scores[rows, documents[real]] = exact[real]
+        errors[rows, documents[real]] = 0
+        return _Routed(
+            documents=chosen,
+            scores=best,
+            chunks=chunks,
+            all_scores=all_scores,
+            errors=errors,
+            certified=certified,
+            rescored=int(real.sum()),
+        )
+
+    def _bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(B, N) lower and upper bounds of all scores, tightest for the k best; on the queries' device."""
+        device = self._tiers.scan_device(routing_q.device)
+        q, mask = routing_q.float().to(device), query_mask.to(device)
+        lower_BN = torch.full((len(q), len(self)), float("-inf"), device=device)
+        upper_BN = lower_BN.clone()
+        best_BK = lower_BN[:, :k].clone()  # lower bounds, of what was scanned so far
+        for span, keys in self._stream(layer_idx, device):
+            columns = span.columns(device)
+            if span.sparse:
+                keys = keys.select(span.rows().to(device))
+            lower, upper = scan_documents(
+                q,
+                keys,
+                columns.of_chunk,
+                mask,
+                num_documents=columns.count,
+                wanted=k,
+                bar=best_BK[:, -1],
+            )
+            if columns.chosen is not None:
+                lower, upper = lower[:, columns.chosen], upper[:, columns.chosen]
+            here = span.where()
+            lower_BN[:, here], upper_BN[:, here] = lower, upper
+            best_BK = torch.cat([best_BK, lower], dim=1).topk(k, dim=1).values
+        lower_BN, upper_BN = lower_BN.to(routing_q.device), upper_BN.to(routing_q.device)
+        return self._masked(lower_BN), self._masked(upper_BN)
+
+    def _stream(
+        self, layer_idx: int, device: torch.device, *, scanned: bool = True
+    ) -> Iterator[tuple[Span, ScanKeys]]:
+        """The view and its routing keys, block by block."""
+        device = self._tiers.scan_device(device)
+        with self._mutex:
+            chunks = sum(record.chunks for record in self._seen)
+            tier = self._tiers.keys(device, chunks=chunks, scanned=scanned)
+            if tier not in self._spans:
+                self._spans[tier] = self._places.spans(tier.place(self._seen)) if self._seen else []
+            self._used, spans = tier, self._spans[tier]
+        yield from zip(spans, tier.stream(layer_idx, [span.block for span in spans]), strict=True)
+
+    def _score_exactly(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Exact scores (B, M) of documents (B, M), and which chunk of each has it, the first of equal ones.
+
+        -inf and -1 where a document is -1, or a request routes no token.
+        """
+        scores = torch.full(documents.shape, float("-inf"))
+        chunks = torch.full(documents.shape, -1)
+        for b, (row, mask) in enumerate(zip(documents.cpu(), query_mask.cpu(), strict=True)):
+            columns = (row >= 0).nonzero()[:, 0]
+            if not len(columns) or not bool(mask.any()):
+                continue
+            order = row[columns].argsort()
+            columns = columns[order]
+            keys, counts = self._stored_keys(layer_idx, row[columns])
+            q = routing_q[b, mask.to(routing_q.device)].double()
+            tiles = [(tile.to(q.device).double() @ q.T).amax(1).float() for tile in keys.split(ROWS)]
+            of_chunk = torch.cat(tiles).cpu()
+            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")
+            place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
+            first = torch.full((len(counts),), len(owner)).scatter_reduce(0, owner, place, "amin")
+            scores[b, columns] = best
+            chunks[b, columns] = first - (counts.cumsum(0) - counts)
+        return scores.to(documents.device), chunks.to(documents.device)
+
+    def _stored_keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored routing keys (C, W) of documents (M,), ascending by index, and how many are whose (M,)."""
+        places = self._places
+        segments, offsets, counts = (
+            column[documents] for column in (places.segments, places.offsets, places.chunks)
+        )
+        ids, runs = segments.unique_consecutive(return_counts=True)
+        parts = []
+        sizes = runs.tolist()
+        for id_, start, count in zip(ids.tolist(), offsets.split(sizes), counts.split(sizes), strict=True):
+            stored = self._tiers.files.get(self._records[id_]).tensor(layer_idx, "routing_k")
+            if len(start) == 1:
+                parts.append(stored[int(start) : int(start) + int(count)])
+            else:
+                parts.append(stored[rows_of(start, count)])
+        return torch.cat(parts), counts
+
     def _best_chunks(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
     ) -> Tensor:
-        """(B, k) which chunk of each document scores highest; the first of equal ones."""
+        """(B, k) which chunk of each document scores highest by the rule; the first of equal ones."""
         best = torch.full_like(documents, -1, device="cpu")
-        for b, row in enumerate(documents.tolist()):
-            chosen = [
-                (column, *self._rows[document][1:]) for column, document in enumerate(row) if document >= 0
-            ]
-            if not chosen:
+        for b, row in enumerate(documents.cpu()):
+            columns = (row >= 0).nonzero()[:, 0]
+            columns = columns[row[columns].argsort()]
+            if not len(columns):
                 continue
-            keys = [
-                self._files.get(self._records[segment]).tensor(layer_idx, "routing_k")[
-                    offset : offset + count
-                ]
-                for _, segment, offset, count in chosen
-            ]
+            keys, counts = self._stored_keys(layer_idx, row[columns])
             here = slice(b, b + 1)
             scores = chunk_scores(
-                routing_q[here], torch.cat(keys).to(routing_q.device), query_mask[here], rule=self.rule
+                routing_q[here], keys.to(routing_q.device), query_mask[here], rule=self.rule
             )
-            parts = scores[0].cpu().split([len(part) for part in keys])
-            for (column, *_), part in zip(chosen, parts, strict=True):
+            for column, part in zip(columns.tolist(), scores[0].cpu().split(counts.tolist()), strict=True):
                 best[b, column] = int(part.argmax())
         return best.to(documents.device)
 
-    def _cut_blocks(self) -> Iterator[_Block]:
-        """Cut the documents into runs of about BLOCK_CHUNKS chunks."""
-        if not len(self):
-            return
-        ends = self._chunks.cumsum(0)
-        first_chunk = ends - self._chunks
-        _, runs = torch.unique_consecutive(first_chunk // BLOCK_CHUNKS, return_counts=True)
-        first = 0
-        for count in runs.tolist():
-            these = slice(first, first + count)
-            document_of_chunk = torch.repeat_interleave(torch.arange(count), self._chunks[these])
-            within = (
-                torch.arange(len(document_of_chunk))
-                - (first_chunk[these] - first_chunk[first])[document_of_chunk]
-            )
-            yield _Block(
-                first=first,
-                documents=count,
-                document_of_chunk=document_of_chunk,
-                segments=self._segments[these][document_of_chunk],
-                rows=self._offsets[these][document_of_chunk] + within,
-            )
-            first += count
-
-    def _block_keys(self, layer_idx: int, index: int, device: torch.device) -> Tensor:
-        """(C, W) routing keys of a block, kept when the cache is large enough for all of them.
-
-        In the dtype they are stored in: half of float32 to read, and turned into it block by block.
-        """
-        if not self._caches:
-            return self._load_keys(layer_idx, self._blocks[index], device)
-        key = (layer_idx, index, device)
-        with self._mutex:
-            if key not in self._keys:
-                self._keys[key] = self._load_keys(layer_idx, self._blocks[index], device)
-            return self._keys[key]
-
-    def _load_keys(self, layer_idx: int, block: _Block, device: torch.device) -> Tensor:
-        segments, counts = torch.unique_consecutive(block.segments, return_counts=True)
-        runs = []
-        for segment, rows in zip(segments.tolist(), block.rows.split(counts.tolist()), strict=True):
-            stored = self._files.get(self._records[segment]).tensor(layer_idx, "routing_k")
-            first, last = int(rows[0]), int(rows[-1])
-            consecutive = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
-            runs.append(stored[first : last + 1] if consecutive else stored[rows])
-        return torch.cat(runs).to(device)
-
-    def _gather(
-        self, layer_idx: int, routing_q: Tensor, documents: Tensor, best: Tensor, scores_BN: Tensor
-    ) -> MemoryKV:
+    def _gather(self, layer_idx: int, routing_q: Tensor, routed: _Routed) -> MemoryKV:
         """Lay the chunks of the documents (B, k) side by side, each row ascending by document."""
+        places = self._places
+        rows, columns, lengths = [], [], []
+        for row in routed.documents.cpu():
+            here = (row >= 0).nonzero()[:, 0]
+            here = here[row[here].argsort()]
+            rows.append(row[here])
+            columns.append(torch.repeat_interleave(here, places.chunks[row[here]]))
+            lengths.append(len(columns[-1]))
+        device, batch, slots = routing_q.device, len(rows), max(lengths)
         fingerprint = self._fingerprint
-        rows = [
-            sorted((document, column) for column, document in enumerate(row) if document >= 0)
-            for row in documents.tolist()
-        ]
-        lengths = [[self._rows[document][3] for document, _ in row] for row in rows]
-        batch, slots = len(rows), max(sum(row) for row in lengths)
-        k = torch.zeros(batch, fingerprint.kv_heads, slots, fingerprint.head_dim, dtype=routing_q.dtype)
-        v = torch.zeros_like(k)
-        mask = torch.zeros(batch, 1, slots, dtype=torch.bool)
+        kv = routing_q.new_zeros(2, batch, fingerprint.kv_heads, slots, fingerprint.head_dim)
         document_of_slot = torch.zeros(batch, slots, dtype=torch.long)
-        for b, row in enumerate(rows):
-            start = 0
-            for (document, column), count in zip(row, lengths[b], strict=True):
-                _, segment_id, offset, _ = self._rows[document]
-                segment = self._files.get(self._records[segment_id])
-                here = slice(start, start + count)
-                k[b, :, here] = segment.tensor(layer_idx, "k")[offset : offset + count].transpose(0, 1)
-                v[b, :, here] = segment.tensor(layer_idx, "v")[offset : offset + count].transpose(0, 1)
-                document_of_slot[b, here] = column
-                start += count
-            mask[b, :, :start] = True
-        device = routing_q.device
+        for b, length in enumerate(lengths):
+            document_of_slot[b, :length] = columns[b]
+        wanted = [self._place(document) for row in rows for document in row.tolist()]
+        if wanted:
+            found = self._tiers.content.gather(layer_idx, wanted, like=routing_q).split(lengths, dim=1)
+            for b, part in enumerate(found):
+                kv[:, b, :, : lengths[b]] = part.transpose(1, 2)
+        self._prefetch(layer_idx, wanted, device)
+        mask = torch.arange(slots) < torch.tensor(lengths)[:, None]
         return MemoryKV(
-            k=k.to(device),
-            v=v.to(device),
-            mask=mask.to(device),
-            documents=documents,
-            scores=best,
+            k=kv[0],
+            v=kv[1],
+            mask=mask[:, None].to(device),
+            documents=routed.documents,
+            scores=routed.scores,
             document_of_slot=document_of_slot.to(device),
-            all_scores=scores_BN,
+            all_scores=routed.all_scores,
+            chunks=routed.chunks,
+            errors=routed.errors,
+            certified=routed.certified,
         )
+
+    def _place(self, document: int) -> Place:
+        places = self._places
+        return Place(
+            record=self._records[int(places.segments[document])],
+            offset=int(places.offsets[document]),
+            chunks=int(places.chunks[document]),
+        )
+
+    def _prefetch(self, layer_idx: int, places: list[Place], device: torch.device) -> None:
+        """Begin to fetch this layer's documents for the next memory layer, which selects most of them too."""
+        layers = self._fingerprint.memory_layers
+        following = layers.index(layer_idx) + 1
+        if following < len(layers):
+            self._tiers.content.prefetch(layers[following], places, device)
+
+
+def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle of intervals and how far their ends may lie from it, rounded up; -inf and 0 for none."""
+    none = upper == float("-inf")
+    middle = (lower.double() + upper.double()).div_(2).float()
+    reach = torch.maximum(upper.double() - middle, middle - lower.double()).float()
+    reach = reach.nextafter(torch.full_like(reach, float("inf")))
+    return middle.masked_fill_(none, float("-inf")), reach.masked_fill_(none, 0)

@@ -23,9 +23,10 @@ from memsparse.bank.fingerprint import Fingerprint
 from memsparse.errors import BankCorruptError, BankError, ShapeError
 
 FOLDER = "segments"
-OPEN_SEGMENTS = 128
-"""Segments kept mapped at a time; each takes a file handle."""
-_OURS = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
+OPEN_SEGMENTS = 4096
+"""Segments kept mapped at a time; each takes address space and a few mappings, no file handle."""
+_OURS = re.compile(r"(\d{6,})(\.[a-z]+\d*)?\.safetensors(\.[0-9a-f]{8})?(\.tmp)?")
+"""A segment, or a file of quantised keys beside it; `.tmp` while it is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,10 +150,18 @@ def file_sha256(path: Path) -> str:
 
 
 def stray_files(folder: Path, known: set[str]) -> list[Path]:
-    """Files named like segments that no catalog row names: what a killed writer left."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name) and path.name not in known)
+    """Files named like segments that no catalog row names, and those beside such: left by a killed writer."""
+    return sorted(path for path in _ours(folder) if _segment_of(path) not in known)
+
+
+def _ours(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def _segment_of(path: Path) -> str:
+    """Name of the segment a file is, or lies beside; none for one still being written."""
+    found = _OURS.fullmatch(path.name)
+    return f"{found[1]}.safetensors" if found and not found[4] else ""
 
 
 class Segment:
@@ -207,7 +216,7 @@ class SegmentFiles:
     """The segments of one bank, opened when first read; the longest unused are closed."""
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fingerprint = fingerprint
         self._open: OrderedDict[int, Segment] = OrderedDict()
         self._mutex = threading.Lock()
@@ -217,7 +226,7 @@ class SegmentFiles:
         with self._mutex:
             segment = self._open.get(record.id)
             if segment is None:
-                segment = self._open[record.id] = Segment(self._folder, record, self._fingerprint)
+                segment = self._open[record.id] = Segment(self.folder, record, self._fingerprint)
                 if len(self._open) > OPEN_SEGMENTS:
                     self._open.popitem(last=False)
             self._open.move_to_end(record.id)
@@ -231,8 +240,8 @@ class SegmentFiles:
     def problems(self, record: SegmentRecord) -> Iterator[str]:
         """Read one file whole and compare it with its catalog row: checksum, names, shapes, dtypes."""
         try:
-            segment = Segment(self._folder, record, self._fingerprint)
-            if file_sha256(self._folder / record.file) != record.sha256:
+            segment = Segment(self.folder, record, self._fingerprint)
+            if file_sha256(self.folder / record.file) != record.sha256:
                 yield f"{FOLDER}/{record.file}: its checksum is not the catalog's"
             for layer in self._fingerprint.memory_layers:
                 for name in ("routing_k", "k", "v"):

@@ -1,8 +1,9 @@
 """How an engine runs: everything a caller may choose, with defaults that serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from memsparse.bank import TierConfig
 from memsparse.errors import ConfigError
 
 SHORTEST_DOCUMENT = 16
@@ -39,15 +40,24 @@ class EngineConfig:
     quote_decoding: bool = True
     """Models that quote: the answer can be nothing but a quote of what was read, or the sentence for none.
     False: it is written freely, and counts as not found when it is no quote."""
+    max_batch: int = 16
+    """Questions that run together; later ones wait for a place."""
+    max_batch_tokens: int = 2048
+    """Tokens of one step of all questions that run together: what bounds how long the others wait for one
+    long prompt, and how much memory a step takes. A prompt that is longer takes a step alone."""
     batch_tokens: int = 8192
     """Tokens encoded together, padding included."""
     segment_documents: int = 256
     """Passages stored together: the most an interruption can lose."""
+    tiers: TierConfig = field(default_factory=TierConfig)
+    """What of the bank is held where, and in which format its routing keys are scanned."""
 
     def __post_init__(self) -> None:
         if self.id_decoding not in (None, "generate", "router"):
             raise ConfigError(f'id_decoding is {self.id_decoding!r}; use "generate" or "router"')
         for name, least in (
+            ("max_batch", 1),
+            ("max_batch_tokens", 1),
             ("max_rounds", 0),
             ("max_new_tokens", 1),
             ("max_read", 1),

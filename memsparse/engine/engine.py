@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from threading import Lock
-from time import perf_counter, time
+from time import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor
 
-from memsparse.bank import Bank, BankReader, Fingerprint
+from memsparse.bank import Bank, Fingerprint
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.ingest import AddReport, Ingest, Progress
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.engine.model_runner import ModelRunner
-from memsparse.engine.request import NOTHING_READ, Request, citation_of
+from memsparse.engine.model_runner import ModelRunner, NumberedReader
+from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
+from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
-from memsparse.ops.routing import top_documents
 from memsparse.text import Prompt
 from memsparse.types import (
     Answer,
@@ -81,7 +81,11 @@ class MemoryEngine:
             dtype=bank.fingerprint.torch_dtype,
         )
         self._runner = ModelRunner(loaded)
-        self._views: OrderedDict[tuple[str | tuple[str, ...] | None, int], tuple[BankReader, float]] = (
+        self._scheduler = Scheduler(
+            self._runner, max_batch=config.max_batch, max_batch_tokens=config.max_batch_tokens
+        )
+        self._no_memory = _NoMemory(loaded.config)
+        self._views: OrderedDict[tuple[str | tuple[str, ...] | None, int], tuple[NumberedReader, float]] = (
             OrderedDict()
         )
         self._mutex = Lock()
@@ -195,22 +199,68 @@ class MemoryEngine:
         if limit < 1:
             raise ConfigError(f"limit is {limit}; it must be at least 1")
         reader = self._reader(namespace, version)
-        if not len(reader):
+        if not len(reader.numbers):
             return Routed(hits=(), layers=())
         ids, roles = self.model.prompts.question(query)
         prompt = Prompt(ids=ids, roles=roles, first_position=self._first_position())
         session = self._runner.prefill(prompt, reader)
-        scores, index = top_documents(session.scores()[None], min(limit, len(reader)))
-        numbers = reader.numbers[index[0][index[0] >= 0]].tolist()
+        scores, index = session.best(min(limit, len(reader.numbers)))
+        numbers = reader.numbers[index[index >= 0]].tolist()
         hits = tuple(
             SearchHit(citation=citation_of(passage), score=score)
-            for passage, score in zip(self.bank.passages(numbers), scores[0].tolist(), strict=False)
+            for passage, score in zip(self.bank.passages(numbers), scores.tolist(), strict=False)
         )
-        return Routed(hits=hits, layers=session.routed(reader.numbers, limit=limit))
+        return Routed(hits=hits, layers=session.routed(reader.numbers, limit=min(limit, len(reader.numbers))))
 
     def ask(self, question: str, *, namespace: Namespaces = None, version: int | None = None) -> Answer:
-        """Answer a question from the documents; see `stream`."""
-        return _last(self.stream(question, namespace=namespace, version=version))
+        """Answer a question from the documents; see `stream`. Calls of several threads run together."""
+        return self.ask_many([question], namespace=namespace, version=version)[0]
+
+    @overload
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        *,
+        namespace: Namespaces = None,
+        version: int | None = None,
+        return_errors: Literal[False] = False,
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        *,
+        namespace: Namespaces = None,
+        version: int | None = None,
+        return_errors: Literal[True],
+    ) -> list[Answer | Exception]: ...
+
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        *,
+        namespace: Namespaces = None,
+        version: int | None = None,
+        return_errors: bool = False,
+    ) -> list[Answer] | list[Answer | Exception]:
+        """Answer questions together, `max_batch` at a time; each gets the answer it gets alone.
+
+        All of them read the same version of the bank.
+
+        Args:
+            return_errors: put the error of a question in the place of its answer.
+
+        Returns: the answers, in the order of the questions.
+
+        Raises: BankError for an unknown version; unless errors are returned, the first question's error that
+        has one, once all the others are through.
+        """
+        reader = self._reader(namespace, version)
+        tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
+        if return_errors:
+            return [ticket.error or ticket.result() for ticket in tickets]
+        return [ticket.result() for ticket in tickets]
 
     def read(self, question: str, documents: Sequence[Document]) -> Answer:
         """Answer from the texts of a few documents alone, without routing or memory: what `ask` is to beat.
@@ -224,24 +274,24 @@ class MemoryEngine:
         split = [passage for document in documents for passage in self._encoder.split(document)]
         passages = {number: replace(passage, number=number) for number, passage in enumerate(split, start=1)}
         request = Request(
-            self._runner,
             self.model.prompts,
             self.model.config,
-            _NoMemory(self.model.config),
+            self._no_memory,
             question,
             replace(self.config, max_rounds=1),
             passages=lambda numbers: {number: passages[number] for number in numbers if number in passages},
             body=self._encoder.body,
             given=list(passages),
         )
-        return _last(request.run())
+        return self._scheduler.ask([request.steps])[0].result()
 
     def stream(
         self, question: str, *, namespace: Namespaces = None, version: int | None = None
     ) -> Iterator[str | Answer]:
         """Yield the answer's text piece by piece, then the `Answer` with its citations and its whole trace.
 
-        Without documents to read the answer is at once that there is none.
+        Without documents to read the answer is at once that there is none. A stream that is closed leaves
+        nothing behind; while nobody asks it for more, it goes on only beside questions of other callers.
 
         Args:
             namespace: one, or several. None: all of them.
@@ -250,20 +300,7 @@ class MemoryEngine:
         Raises: InputError for an empty or overlong question; BankError for an unknown version.
         """
         self._check_question(question, "question")
-        started = perf_counter()
-        reader = self._reader(namespace, version)
-        if not len(reader):
-            return iter([NOTHING_READ, _nothing(perf_counter() - started)])
-        return Request(
-            self._runner,
-            self.model.prompts,
-            self.model.config,
-            reader,
-            question,
-            self.config,
-            passages=lambda numbers: self._passages(reader, numbers),
-            body=self._encoder.body,
-        ).run()
+        return self._scheduler.stream(self._question(question, self._reader(namespace, version)))
 
     def close(self) -> None:
         """Close the bank; the folder may then be copied."""
@@ -294,10 +331,30 @@ class MemoryEngine:
         if tokens > limit:
             raise InputError(f"the {what} has {tokens} tokens, this model takes {limit}; shorten it")
 
+    def _question(self, question: str, reader: NumberedReader) -> Question:
+        """What the scheduler runs; a question that cannot be asked is an error of its first step."""
+
+        def steps(tell: Tell) -> Steps:
+            self._check_question(question, "question")
+            if not len(reader.numbers):
+                return (yield from _nothing_to_read(tell))
+            request = Request(
+                self.model.prompts,
+                self.model.config,
+                reader,
+                question,
+                self.config,
+                passages=lambda numbers: self._passages(reader, numbers),
+                body=self._encoder.body,
+            )
+            return (yield from request.steps(tell))
+
+        return steps
+
     def _first_position(self) -> int:
         return len(self.model.prompts.head()) + self.model.config.top_k_documents
 
-    def _reader(self, namespace: Namespaces, version: int | None) -> BankReader:
+    def _reader(self, namespace: Namespaces, version: int | None) -> NumberedReader:
         """A reader of one version, kept with its routing keys until a document in it expires."""
         latest = self.bank.version
         namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
@@ -311,12 +368,13 @@ class MemoryEngine:
                 )  # known of the latest only
                 stale = min((e for e in expiries if e >= now), default=inf)
                 config = self.model.config
-                reader = self.bank.reader(
+                reader = self._open_reader(
                     top_k=config.top_k_documents,
                     rule=config.routing_rule(),
                     namespace=namespace,
                     version=key[1],
                     now=now,
+                    tiers=self.config.tiers,
                 )
                 self._views[key] = (reader, stale)
                 while len(self._views) > _VIEWS:
@@ -324,10 +382,14 @@ class MemoryEngine:
             self._views.move_to_end(key)
             return reader
 
+    def _open_reader(self, **view: Any) -> NumberedReader:
+        """What questions are routed by; `Bank.reader` says what a view is."""
+        return self.bank.reader(**view)
+
     def _expiries(self, namespace: Namespaces) -> list[float]:
         return [info.expires for info in self.bank.documents(namespace=namespace) if info.expires is not None]
 
-    def _passages(self, reader: BankReader, numbers: Sequence[int]) -> dict[int, Passage]:
+    def _passages(self, reader: NumberedReader, numbers: Sequence[int]) -> dict[int, Passage]:
         """Passages by number; what the reader does not see does not exist."""
         asked = torch.tensor(list(numbers), dtype=torch.long)
         visible = asked[torch.isin(asked, reader.numbers)].tolist()
@@ -346,13 +408,6 @@ class _NoMemory:
         return empty_memory(len(routing_q), kv_heads, self._config.head_dim, like=routing_q)
 
 
-def _last(pieces: Iterator[str | Answer]) -> Answer:
-    *_, answer = pieces
-    if not isinstance(answer, Answer):
-        raise TypeError("a stream ends with its Answer")
-    return answer
-
-
 def _create_or_open(path: str | Path, own: Fingerprint) -> Bank:
     try:
         return Bank.create(path, own)
@@ -363,8 +418,11 @@ def _create_or_open(path: str | Path, own: Fingerprint) -> Bank:
             raise error from None
 
 
-def _nothing(seconds: float) -> Answer:
-    usage = Usage(prompt_tokens=0, completion_tokens=0, route_seconds=0.0, seconds=seconds)
+def _nothing_to_read(tell: Tell) -> Steps:
+    """A question to a memory without documents: it needs nothing run."""
+    yield from ()
+    tell(NOTHING_READ)
+    usage = Usage(prompt_tokens=0, completion_tokens=0, route_seconds=0.0, seconds=0.0)
     return Answer(text=NOTHING_READ, citations=(), rounds=(), usage=usage, found=False)
 
 

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 
@@ -29,6 +30,12 @@ class SqueezedText:
         return self._offsets[start], self._ends[end - 1]
 
 
+@lru_cache(maxsize=256)
+def squeezed_text(text: str) -> SqueezedText:
+    """A text squeezed; kept for a while, for what a question reads is searched several times."""
+    return SqueezedText(text)
+
+
 def find_span(answer: str, text: str) -> tuple[int, int] | None:
     """Find an answer in a text, ignoring letter case and whitespace.
 
@@ -37,7 +44,7 @@ def find_span(answer: str, text: str) -> tuple[int, int] | None:
 
     Returns: (start, end) character offsets of the first occurrence; None if there is none.
     """
-    wanted, read = squeeze(answer), SqueezedText(text)
+    wanted, read = squeeze(answer), squeezed_text(text)
     at = read.letters.find(wanted) if wanted else -1
     while at >= 0:
         end = at + len(wanted)

@@ -25,6 +25,7 @@ def open_folder(
     namespace: str = "default",
     strict: bool = False,
     fresh: bool = False,
+    kind: type[MemoryEngine] = MemoryEngine,
     on_skip: Callable[[Skipped], None],
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
@@ -38,6 +39,7 @@ def open_folder(
         paths: as `read_documents` takes them.
         strict: raise for the first file that cannot be read, where `on_skip` would be told.
         fresh: forget what is in the cache.
+        kind: of engine to open.
         settings: single fields of `EngineConfig`.
 
     Raises: DocumentError for a path that does not exist; InputError if no document is found; ModelError;
@@ -52,10 +54,10 @@ def open_folder(
     if fresh:
         shutil.rmtree(path, ignore_errors=True)
     try:
-        engine = MemoryEngine.open(path, loaded, **settings)
+        engine = kind.open(path, loaded, **settings)
     except (BankCorruptError, BankMismatchError):
         shutil.rmtree(path, ignore_errors=True)
-        engine = MemoryEngine.open(path, loaded, **settings)
+        engine = kind.open(path, loaded, **settings)
     with ExitStack() as closing:
         closing.enter_context(engine)
         report = engine.sync(documents, namespace=namespace, on_progress=on_progress)

@@ -29,6 +29,7 @@ SMALL_BYTES = 2 * 2**30
 """Weights up to this size are run in float32 where that is the faster dtype."""
 _SAMPLE = 4096
 _PROBE = "Abc dé\n[12]. 3,14 \u6771\u4eac \u0442\u0435\u0441\u0442 <x>  don't"
+_FILES = ["*.json", "*.safetensors", "*.txt"]
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
@@ -76,7 +77,7 @@ def load_model(
     name = BUILT_IN if model is None else str(model)
     folder = _locate(model)
     config = _read_config(folder)
-    place = _device(device)
+    place = choose_device(device)
     wanted = _dtype(dtype) if dtype is not None else _default_dtype(folder, config, place)
     tokenizer = _read_tokenizer(folder)
     try:
@@ -86,6 +87,31 @@ def load_model(
     # The library wraps nn.Module.to and eval without their types.
     weights: Any = _read_weights(folder, config, wanted)
     return LoadedModel(model=weights.to(place).eval(), tokenizer=tokenizer, prompts=prompts, name=name)
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name. None: the accelerator if there is one, else the CPU.
+
+    Raises: ConfigError for an unknown one, or one this machine does not have.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None:
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f'device is {device!r}; use "cpu", "cuda" or another torch device') from error
+    if chosen.type not in ("cpu", found.type if found else "cpu"):
+        raise ConfigError(f"device is {str(device)!r}, and torch sees none here; use {found or 'cpu'}")
+    return chosen
+
+
+def model_config(model: str | Path | None = None) -> MemSparseConfig:
+    """The configuration of a model alone; of a repository of the hub nothing else is fetched.
+
+    Raises: ModelError as `load_model`.
+    """
+    return _read_config(_locate(model, files_wanted=["config.json"]))
 
 
 def fingerprint(loaded: LoadedModel, *, dtype: str = "bfloat16") -> Fingerprint:
@@ -130,7 +156,7 @@ def _template_digest(loaded: LoadedModel) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _locate(model: str | Path | None) -> Path:
+def _locate(model: str | Path | None, *, files_wanted: list[str] = _FILES) -> Path:
     if model is None:
         folder = Path(str(files("memsparse").joinpath("weights")))
         if not (folder / "config.json").is_file():
@@ -138,18 +164,18 @@ def _locate(model: str | Path | None) -> Path:
         return folder
     folder = Path(model).expanduser()
     if not folder.exists():
-        return _download(str(model))
+        return _download(str(model), files_wanted)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; name the folder of a memsparse model")
     return folder
 
 
-def _download(model: str) -> Path:
+def _download(model: str, files_wanted: list[str]) -> Path:
     owner, slash, name = model.partition("/")
     if not slash or not name or "/" in name or owner in ("", ".", "..", "~"):
         raise ModelError(f"no folder {model!r}; name an existing folder, or a hub repository as owner/name")
     try:
-        folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        folder = Path(snapshot_download(model, allow_patterns=files_wanted))
     except (OSError, ValueError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise ModelError(
@@ -224,16 +250,6 @@ def _quiet() -> Iterator[None]:
         library_logging.set_verbosity(verbosity)
         if bars:
             library_logging.enable_progress_bar()
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f'device is {device!r}; use "cpu", "cuda" or another torch device') from error
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

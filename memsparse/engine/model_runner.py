@@ -3,10 +3,10 @@
 N documents in memory, V tokens of vocabulary.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
 from memsparse.errors import EngineError
-from memsparse.model.cache import MemSparseCache
+from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed
 from memsparse.ops.routing import top_documents
-from memsparse.text import ROUTES, Prompt
+from memsparse.text import RESPONSE, ROUTES, Prompt
 from memsparse.types import LayerRouting, MemoryKV, MemoryReader
 
 
@@ -28,11 +28,25 @@ class NumberedReader(MemoryReader, Protocol):
         """(N,) int64, ascending: the number of each document index."""
 
 
+@runtime_checkable
+class ExactReader(Protocol):
+    """A reader whose scores may be approximate, and that can score a few documents exactly."""
+
+    def exact_scores(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> Tensor:
+        """(B, k) float32 exact scores of documents (B, k); -inf where a document is -1."""
+
+
+Exact = Callable[[int, Tensor], Tensor]
+"""(layer, document indices (k,)) to the exact scores (k,) of one request."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Session:
     """One call in progress: its cache, and what the next token is chosen from."""
 
-    cache: MemSparseCache
+    cache: RequestCache
     logits: Tensor
     """(V,) float32 on the CPU, after the last token run."""
     routing: dict[int, MemoryKV]
@@ -41,8 +55,13 @@ class Session:
     """Rotary position of the next token."""
     route_seconds: float
 
+    exact: Exact | None = None
+    """Scores documents of this request exactly; needed where what a layer read has `errors`."""
+    prefix: "Prefix | None" = None
+    """Of its prompt, for the next prompt of the request."""
+
     def scores(self) -> Tensor:
-        """(N,) mean routing score of every document over the memory layers.
+        """(N,) mean routing score of every document over the memory layers, within the mean of their errors.
 
         Raises: EngineError if the reader does not keep the scores of all documents.
         """
@@ -51,7 +70,33 @@ class Session:
             raise EngineError(
                 'the memory reader keeps no scores of all documents; use id_decoding="generate"'
             )
-        return torch.stack(scores).mean(0)
+        return _mean(scores)
+
+    def best(self, limit: int, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The documents with the best exact mean score over the memory layers, as `top_documents` gives them.
+
+        Args:
+            without: (N,) bool, True on documents to leave out. None: none.
+
+        Returns: scores (limit,) and document indices (limit,); -inf and -1 where there are fewer.
+
+        Raises: EngineError as `scores`.
+        """
+        scores = self.scores()
+        if without is not None:
+            scores = scores.masked_fill(without, float("-inf"))
+        errors = [kv.errors[0].cpu() for kv in self.routing.values() if kv.errors is not None]
+        bound = torch.stack(errors).double().sum(0) / len(self.routing) if errors else None
+        return _best(scores, bound, self.means, limit)
+
+    def means(self, documents: Tensor) -> Tensor:
+        """(k,) exact mean scores of documents (k,), by index.
+
+        Raises: EngineError as `scores`.
+        """
+        if all(kv.errors is None for kv in self.routing.values()):
+            return self.scores()[documents]
+        return _mean([self._exact(layer, documents) for layer in self.routing])
 
     def routed(self, numbers: Tensor, *, limit: int | None = None) -> tuple[LayerRouting, ...]:
         """What every layer selected, by document number, best first; or its `limit` best, selected or not.
@@ -62,11 +107,14 @@ class Session:
         for layer, kv in self.routing.items():
             chosen, scores = kv.documents[0].cpu(), kv.scores[0].cpu()
             chunks = () if kv.chunks is None else tuple(kv.chunks[0].cpu()[chosen >= 0].tolist())
+            certified = None if kv.certified is None else bool(kv.certified[0])
             if limit is not None:
                 if kv.all_scores is None:
                     raise EngineError("the memory reader keeps no scores of all documents; ask for no limit")
-                best, index = top_documents(kv.all_scores, min(limit, kv.all_scores.shape[1]))
-                chosen, scores, chunks = index[0].cpu(), best[0].cpu(), chunks[:limit]
+                errors = None if kv.errors is None else kv.errors[0].cpu().double()
+                scores, chosen = _best(kv.all_scores[0].cpu(), errors, partial(self._exact, layer), limit)
+                chunks = () if certified is False else chunks[:limit]
+                certified = None if certified is None else True
             real = chosen >= 0
             rows.append(
                 LayerRouting(
@@ -74,95 +122,307 @@ class Session:
                     numbers=tuple(numbers[chosen[real]].tolist()),
                     scores=tuple(scores[real].tolist()),
                     chunks=chunks,
+                    certified=certified,
                 )
             )
         return tuple(rows)
 
+    def _exact(self, layer: int, documents: Tensor) -> Tensor:
+        kv = self.routing[layer]
+        if kv.all_scores is None:
+            raise EngineError(
+                "the memory reader keeps no scores of all documents; it cannot tell those of some"
+            )
+        scores = kv.all_scores[0].cpu()[documents]
+        unsure = torch.zeros_like(documents, dtype=torch.bool)
+        if kv.errors is not None:
+            unsure = kv.errors[0].cpu()[documents] > 0
+        if bool(unsure.any()):
+            if self.exact is None:
+                raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
+            scores[unsure] = self.exact(layer, documents[unsure]).cpu()
+        return scores
+
+
+def _mean(scores: Sequence[Tensor]) -> Tensor:
+    """Mean over layers, the same for a document whatever others are beside it: added up in float64."""
+    total = torch.zeros_like(scores[0], dtype=torch.float64)
+    for layer in scores:
+        total += layer
+    return (total / len(scores)).float()
+
+
+def _best(
+    scores: Tensor, errors: Tensor | None, exact: Callable[[Tensor], Tensor], limit: int
+) -> tuple[Tensor, Tensor]:
+    """The top `limit` of exact scores, where `scores` (N,) are within `errors` (N,) float64 of them.
+
+    Every document whose upper bound reaches the `limit`-th best lower bound is scored exactly; no other can
+    be among the best. Returns scores and indices (limit,), as `top_documents`.
+    """
+    if errors is not None:
+        slack = errors + 2.0**-22 * scores.double().abs().nan_to_num(posinf=0.0)  # float32 ties and rounding
+        lower, upper = scores - slack, scores + slack
+        cut = lower.topk(min(limit, len(lower))).values[-1:]
+        candidates = ((upper >= cut) & (scores > float("-inf"))).nonzero()[:, 0]
+        scores = torch.full_like(scores, float("-inf"))
+        scores[candidates] = exact(candidates)
+    best, index = top_documents(scores[None], limit)
+    return best[0], index[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefix:
+    """What the local layers, those below the first memory layer, made of the start of a prompt.
+
+    They see nothing but the tokens before, so it holds for every prompt that starts with the same ids.
+    """
+
+    ids: Sequence[int]
+    first_position: int
+    hidden: Tensor
+    """(T, hidden) that enters the first memory layer."""
+    keys: Sequence[KeyValues]
+    """Of every local layer: those of the prompt head, then of the T ids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefill:
+    """A request needs a prompt routed and run."""
+
+    prompt: Prompt
+    reader: MemoryReader
+    after: Prefix | None = None
+    """Of an earlier prompt: what both start with is not run through the local layers again."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that enter the memory layers."""
+        return len(self.prompt.ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extend:
+    """A request needs more tokens run as one causal block, which routes nothing."""
+
+    session: Session
+    ids: Sequence[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that enter the memory layers."""
+        return len(self.ids)
+
+
+Need = Prefill | Extend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """One request's share of a pass."""
+
+    cache: RequestCache
+    ids: Sequence[int]
+    """What the local layers have to run."""
+    position: int
+    """Of the first of them."""
+    before: Tensor
+    """(P, hidden) kept of what stands before them in a prompt; the memory layers run it again."""
+
 
 class ModelRunner:
-    """Runs one model for any number of sessions; safe to share between threads, which a session is not."""
+    """Runs one model for any number of requests; safe to share between threads, which a session is not."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = loaded.model
         self._device = loaded.device
+        layers, memory_layers = loaded.config.num_hidden_layers, loaded.config.memory_layers or []
+        local = min(memory_layers, default=layers - 1)
+        self._local, self._upper = range(local), range(local, layers)
+        self._memory_layers = frozenset(memory_layers)
         self._head = self._encode_head(loaded.prompts.head())
+        self._nothing = self._model.model.embed_tokens.weight.detach()[:0]
+        first = loaded.config.position_offset
+        self._lead = Prefix(ids=[], first_position=first, hidden=self._nothing, keys=self._head[:local])
+        asked = [loaded.prompts.question(text)[0] for text in "a1"]
+        if lead := asked[0][: _common(*asked)]:
+            self._lead = self.begin(Prompt(ids=lead, roles=[RESPONSE] * len(lead), first_position=first))
 
-    @torch.inference_mode()
     def prefill(self, prompt: Prompt, reader: MemoryReader) -> Session:
-        """Route and run a prompt behind the template head, whose keys and values are computed only once."""
-        cache = MemSparseCache()
-        for layer, (k, v) in enumerate(self._head):
-            cache.update(k, v, layer)
-        timed = _TimedReader(reader, self._model.dtype)
-        routes = torch.tensor([[role == ROUTES for role in prompt.roles]], device=self._device)
-        logits, routing = self._run(cache, prompt.ids, prompt.first_position, memory=timed, query_mask=routes)
-        return Session(
-            cache=cache,
-            logits=logits,
-            routing=routing,
-            position=prompt.first_position + len(prompt.ids),
-            route_seconds=timed.seconds,
-        )
+        """Route and run one prompt behind the template head."""
+        return self.run([Prefill(prompt=prompt, reader=reader)])[0]
 
-    @torch.inference_mode()
     def append(self, session: Session, ids: Sequence[int]) -> None:
-        """Run more tokens as one causal block; they attend to the memory of the prefill and route nothing."""
+        """Run more tokens of one request; they attend to the memory of its prefill."""
         if ids:
-            session.logits, _ = self._run(session.cache, ids, session.position)
-            session.position += len(ids)
+            self.run([Extend(session=session, ids=ids)])
 
-    def _run(
-        self,
-        cache: MemSparseCache,
-        ids: Sequence[int],
-        position: int,
-        *,
-        memory: MemoryReader | None = None,
-        query_mask: Tensor | None = None,
-    ) -> tuple[Tensor, dict[int, MemoryKV]]:
-        positions = torch.arange(position, position + len(ids), device=self._device)
-        output = self._model(
-            input_ids=torch.tensor([list(ids)], device=self._device),
-            position_ids=positions[None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            memory=memory,
-            query_mask=query_mask,
-        )
-        return output.logits[0, -1].float().cpu(), output.routing
+    def known(self, prompt: Prompt, after: Prefix | None = None) -> int:
+        """How many of a prompt's first tokens the local layers need not run; never all of them."""
+        return self._start(prompt, after)[1]
 
     @torch.inference_mode()
-    def _encode_head(self, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
-        if not ids:
+    def begin(self, prompt: Prompt, after: Prefix | None = None, *, tokens: int | None = None) -> Prefix:
+        """Run the next `tokens` tokens of a prompt (None: all) through the local layers, before its prefill.
+
+        Only they can take a prompt piece by piece: a memory layer routes by all routing tokens of a prompt
+        before the first of its tokens can attend.
+        """
+        task = self._prompt_task(prompt, after, tokens)
+        batch, [hidden] = self._run_local([task])
+        batch.keep(self._local)
+        return self._prefix(prompt, task.cache, hidden)
+
+    @torch.inference_mode()
+    def run(self, needs: Sequence[Need]) -> list[Session]:
+        """Run what several requests need, each for itself, in one pass over the model's weights.
+
+        A request attends to nothing but its own tokens and chunks; a reader is asked once per layer for all
+        requests that share it. Where the pass fails, every session is what it was.
+
+        Returns: the session of every need: of a prefill a new one, of an append its own.
+        """
+        if not needs:
             return []
-        cache = MemSparseCache()
-        self._model.model(
-            input_ids=torch.tensor([ids], device=self._device), past_key_values=cache, use_cache=True
+        tasks = [self._task(need) for need in needs]
+        local, hidden = self._run_local(tasks)
+        parts = [self._upper_part(*each) for each in zip(needs, tasks, hidden, strict=True)]
+        upper = RequestBatch(parts, self._head, self._device)
+        starts = [task.position - len(task.before) for task in tasks]
+        states = self._pass(upper, self._upper, starts, inputs_embeds=torch.cat(hidden))
+        logits = self._model.lm_head(states).float().cpu()
+        local.keep(self._local)
+        upper.keep(self._upper)
+        return [self._session(*each) for each in zip(needs, parts, hidden, logits, strict=True)]
+
+    def _task(self, need: Need) -> _Task:
+        if isinstance(need, Prefill):
+            return self._prompt_task(need.prompt, need.after)
+        session = need.session
+        return _Task(cache=session.cache, ids=need.ids, position=session.position, before=self._nothing)
+
+    def _start(self, prompt: Prompt, after: Prefix | None) -> tuple[Prefix, int]:
+        """The prefix that has the most of a prompt, and how many of its tokens; one is left to run."""
+        best, known = self._lead, 0
+        for prefix in (after, self._lead):
+            if prefix is not None and prefix.first_position == prompt.first_position:
+                common = min(_common(prefix.ids, prompt.ids), len(prompt.ids) - 1)
+                if common > known:
+                    best, known = prefix, common
+        return best, known
+
+    def _prompt_task(self, prompt: Prompt, after: Prefix | None, tokens: int | None = None) -> _Task:
+        prefix, known = self._start(prompt, after)
+        ids = prompt.ids[known:] if tokens is None else prompt.ids[known : known + tokens]
+        cache = RequestCache()
+        for layer, (k, v) in zip(self._local, prefix.keys, strict=True):
+            kept = k.shape[1] - len(prefix.ids) + known
+            cache.begin(layer, [(k[:, :kept], v[:, :kept])], tokens=len(ids))
+        position = prompt.first_position + known
+        return _Task(cache=cache, ids=ids, position=position, before=prefix.hidden[:known])
+
+    def _run_local(self, tasks: Sequence[_Task]) -> tuple[RequestBatch, list[Tensor]]:
+        """(T, hidden) of every task that enters the memory layers, what was known before included."""
+        parts = [Part(cache=task.cache, tokens=len(task.ids)) for task in tasks]
+        batch = RequestBatch(parts, self._head, self._device)
+        ids = torch.tensor([id_ for task in tasks for id_ in task.ids], device=self._device)
+        states = self._pass(batch, self._local, [task.position for task in tasks], input_ids=ids)
+        own = states[: len(ids)].split([part.tokens for part in parts])
+        return batch, [torch.cat([task.before, rows]) for task, rows in zip(tasks, own, strict=True)]
+
+    def _upper_part(self, need: Need, task: _Task, hidden: Tensor) -> Part:
+        if isinstance(need, Extend):
+            return Part(cache=task.cache, tokens=len(hidden))
+        for layer in self._upper:
+            if layer not in self._memory_layers:
+                task.cache.begin(layer, [self._head[layer]], tokens=len(hidden))
+        routes = [at for at, role in enumerate(need.prompt.roles) if role == ROUTES]
+        return Part(cache=task.cache, tokens=len(hidden), reader=need.reader, routes=routes)
+
+    def _pass(self, batch: RequestBatch, layers: range, starts: Sequence[int], **inputs: Tensor) -> Tensor:
+        """(N, hidden) of a row of requests behind some layers, the first token of each at its start.
+
+        Behind the last layer there is one token of each request: (R, hidden).
+
+        Args:
+            inputs: input_ids (tokens,) or inputs_embeds (tokens, hidden), filled up here.
+        """
+        positions = [
+            start + token
+            for start, part in zip(starts, batch.parts, strict=True)
+            for token in range(part.tokens)
+        ]
+        positions += [0] * (batch.length - len(positions))
+        rows = {
+            name: torch.cat([x, x.new_zeros(batch.length - len(x), *x.shape[1:])])
+            for name, x in inputs.items()
+        }
+        output = self._model.model(
+            position_ids=torch.tensor([positions], device=self._device),
+            past_key_values=batch,
+            layers=layers,
+            **{name: x[None] for name, x in rows.items()},
         )
-        layers: Any = cache.layers  # the library types them as any kind of layer
-        return [(layer.keys, layer.values) for layer in layers]
+        return cast(Tensor, output.last_hidden_state)[0]
+
+    def _session(self, need: Need, part: Part, hidden: Tensor, logits: Tensor) -> Session:
+        if isinstance(need, Extend):
+            need.session.logits = logits
+            need.session.position += len(need.ids)
+            return need.session
+        return Session(
+            cache=part.cache,
+            logits=logits,
+            routing={layer: routed.kv for layer, routed in part.routed.items()},
+            position=need.prompt.first_position + len(need.prompt.ids),
+            route_seconds=sum(routed.seconds for routed in part.routed.values()),
+            exact=partial(_exact_scores, need.reader, part.routed),
+            prefix=self._prefix(need.prompt, part.cache, hidden),
+        )
+
+    def _prefix(self, prompt: Prompt, cache: RequestCache, hidden: Tensor) -> Prefix:
+        return Prefix(
+            ids=prompt.ids[: len(hidden)],
+            first_position=prompt.first_position,
+            hidden=hidden,
+            keys=[cache.kept(layer) for layer in self._local],
+        )
+
+    @torch.inference_mode()
+    def _encode_head(self, ids: list[int]) -> list[KeyValues]:
+        """K and V of the prompt head in every layer; it sees nothing but itself."""
+        config = self._model.config
+        size = (config.num_key_value_heads or config.num_attention_heads, 0, config.head_dim)
+        nothing = torch.empty(size, dtype=self._model.dtype, device=self._device)
+        cache = RequestCache()
+        layers = range(config.num_hidden_layers)
+        for layer in layers:
+            cache.begin(layer, [(nothing, nothing)], tokens=len(ids))
+        if ids:
+            batch = RequestBatch([Part(cache=cache, tokens=len(ids))], [], self._device)
+            self._pass(batch, layers, [0], input_ids=torch.tensor(ids, device=self._device))
+            batch.keep(layers)
+        return [cache.kept(layer) for layer in layers]
 
 
-class _TimedReader:
-    """Times a reader, shows it only the tokens that route, and hands its chunks on in the model's dtype.
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two sequences start with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
-    Routing queries are float32 in every model, and so is what a reader returns for them.
+
+def _exact_scores(
+    reader: MemoryReader, routed: Mapping[int, Routed], layer_idx: int, documents: Tensor
+) -> Tensor:
+    """(k,) exact scores of documents (k,) for what one request asked of a layer.
+
+    Raises: EngineError if the reader gives approximate scores and no exact ones.
     """
-
-    def __init__(self, reader: MemoryReader, dtype: torch.dtype) -> None:
-        self._reader = reader
-        self._dtype = dtype
-        self.seconds = 0.0
-
-    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
-        started = perf_counter()
-        if bool(query_mask.any()):
-            routing_q, query_mask = routing_q[:, query_mask[0]], query_mask[:, query_mask[0]]
-        kv = self._reader.read(layer_idx, routing_q, query_mask)
-        kv = replace(kv, k=kv.k.to(self._dtype), v=kv.v.to(self._dtype))
-        self.seconds += perf_counter() - started
-        return kv
+    if not isinstance(reader, ExactReader):
+        raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
+    queries = routed[layer_idx].queries
+    mask = torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
+    return reader.exact_scores(layer_idx, queries, mask, documents[None])[0]
 
 
 def sample(

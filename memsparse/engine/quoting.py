@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from memsparse.engine.extractive import SqueezedText, squeeze
+from memsparse.engine.extractive import squeeze, squeezed_text
 from memsparse.text import PromptBuilder
 
 _BORDER = " "  # between texts; no squeezed text holds one
@@ -41,7 +41,7 @@ class Quote:
         self._ends: set[int] = set()
         starts: list[int] = []
         for text in texts:
-            read, at = SqueezedText(text), len(self._letters)
+            read, at = squeezed_text(text), len(self._letters)
             starts += [at + place for place, begins in enumerate(read.begins) if begins]
             self._ends.update(at + place for place, ends in enumerate(read.ends) if ends)
             self._letters += read.letters + _BORDER

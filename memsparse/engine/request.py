@@ -1,19 +1,17 @@
-"""One question from its first call to its answer: the interleave protocol, run on a model over a memory."""
+"""One question from its first call to its answer: the interleave protocol, and what it needs run next."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
-from memsparse.engine.model_runner import ModelRunner, NumberedReader, Session, sample
+from memsparse.engine.model_runner import Extend, Need, NumberedReader, Prefill, Prefix, Session, sample
 from memsparse.engine.quoting import Quote
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
-from memsparse.ops.routing import top_documents
 from memsparse.text import PromptBuilder
 from memsparse.types import Answer, Citation, LayerRouting, Passage, Round, Usage
 
@@ -22,14 +20,20 @@ NOTHING_READ = "No answer found."
 
 Passages = Callable[[Sequence[int]], Mapping[int, Passage]]
 """Numbers to passages; those the question may not read are absent."""
+Tell = Callable[[str], None]
+"""Takes the answer's text piece by piece."""
+Steps = Generator[Need, Session, Answer]
+"""A question as it runs: yields what it needs run, is sent the session that ran it, returns its answer."""
 
 
 class Request:
-    """Runs one question; its result depends on nothing but model, memory, question and settings."""
+    """One question; its result depends on nothing but model, memory, question and settings.
+
+    It runs no model itself: whoever goes through its `steps` does.
+    """
 
     def __init__(
         self,
-        runner: ModelRunner,
         prompts: PromptBuilder,
         model: MemSparseConfig,
         reader: NumberedReader,
@@ -46,7 +50,6 @@ class Request:
             body: what the model reads of a passage.
             given: numbers of passages to read at once, as if a first round had retrieved them.
         """
-        self._runner = runner
         self._prompts = prompts
         self._model = model
         self._reader = reader
@@ -69,7 +72,8 @@ class Request:
         self._quotes = config.quote_decoding and model.extractive
         self._quote: Quote | None = None
         self._routings: list[tuple[LayerRouting, ...]] = []
-        self._means: list[Tensor | None] = []
+        self._means: list[dict[int, float]] = []
+        """Of every round that ended: the mean scores of what it read, by number."""
         self._starts: list[float] = []
         self._given = given
         self._further = config.read_on
@@ -79,15 +83,15 @@ class Request:
         self._completion_tokens = 0
         self._route_seconds = 0.0
 
-    def run(self) -> Iterator[str | Answer]:
-        """Yield the answer's text piece by piece, then the `Answer`; the pieces join to its text."""
+    def steps(self, tell: Tell) -> Steps:
+        """Say step by step what to run next; the pieces that are told join to the answer's text."""
         started = perf_counter()
         if self._given:
             self._starts.append(started)
             self._routings.append(())
-            self._means.append(None)
+            self._means.append({})
             self._machine.accept_documents(sorted(self._given))
-        session = self._call()
+        session = yield from self._call(after=None)
         told = ""
         while True:
             token, action = self._step(session)
@@ -97,25 +101,26 @@ class Request:
                     break
                 action = further
             if isinstance(action, NewCall):
-                session = self._call()
+                self._keep_means(session)
+                session = yield from self._call(after=session.prefix)
                 continue
             ids = [] if token is None else [token]
             if isinstance(action, Append):
                 written = [*action.ids, *self._begin_quote()]
                 self._prompt_tokens += len(written)
                 ids += written
-            self._runner.append(session, ids)
-            told_now = self._safe_to_tell()
-            if len(told_now) > len(told):
-                yield told_now[len(told) :]
-                told = told_now
+            safe = self._safe_to_tell()
+            if len(safe) > len(told):
+                tell(safe[len(told) :])
+                told = safe
+            session = yield Extend(session=session, ids=ids)
         answer = self._finish(started)
         if len(answer.text) > len(told):
-            yield answer.text[len(told) :]
-        yield answer
+            tell(answer.text[len(told) :])
+        return answer
 
-    def _call(self) -> Session:
-        """Route and prefill what the protocol asks for.
+    def _call(self, after: Prefix | None) -> Generator[Need, Session, Session]:
+        """Have what the protocol asks for routed and prefilled.
 
         Raises: InputError if that is more than the model takes.
         """
@@ -128,11 +133,17 @@ class Request:
                 f"what is to be read has {len(prompt.ids)} tokens, this model takes {longest}; give it less"
             )
         self._prompt_tokens += len(prompt.ids)
-        session = self._runner.prefill(prompt, self._reader)
+        session = yield Prefill(prompt=prompt, reader=self._reader, after=after)
         self._route_seconds += session.route_seconds
         self._routings.append(session.routed(self._reader.numbers))
-        self._means.append(session.scores() if self._by_router or self._model.extractive else None)
         return session
+
+    def _keep_means(self, session: Session) -> None:
+        """Keep the mean scores of what the round that ends here has read."""
+        numbers = self._machine.rounds[len(self._means)].numbers if self._model.extractive else ()
+        index = torch.searchsorted(self._reader.numbers, torch.tensor(numbers, dtype=torch.long))
+        means = session.means(index).tolist() if numbers else []
+        self._means.append(dict(zip(numbers, means, strict=True)))
 
     def _step(self, session: Session) -> tuple[int | None, Action]:
         """Decide what comes next: the token sampled, if one was, and what the protocol makes of it."""
@@ -177,10 +188,9 @@ class Request:
     def _best_unread(self, session: Session) -> list[int]:
         """Numbers of the best documents not read yet, best first."""
         cited = torch.isin(self._reader.numbers, torch.tensor(self._machine.cited, dtype=torch.long))
-        scores = session.scores().masked_fill(cited, float("-inf"))
-        best, index = top_documents(scores[None], self._config.max_read)
-        near = (index[0] >= 0) & (best[0] >= best[0, 0] - self._config.margin)
-        numbers: list[int] = self._reader.numbers[index[0][near]].tolist()
+        best, index = session.best(self._config.max_read, without=cited)
+        near = (index >= 0) & (best >= best[0] - self._config.margin)
+        numbers: list[int] = self._reader.numbers[index[near]].tolist()
         return numbers
 
     def _read_on(self, session: Session) -> Action | None:
@@ -267,11 +277,10 @@ class Request:
         kept: list[int] = []
         rounds = self._machine.rounds
         last = max((i for i, item in enumerate(rounds) if holders & set(item.numbers)), default=-1)
-        for i, (item, means) in enumerate(zip(rounds, self._means, strict=True)):
+        for i, (item, means) in enumerate(zip(rounds, [*self._means, {}], strict=True)):
             here = [number for number in item.numbers if number in holders]
-            if not here and i < last and item.numbers and means is not None:
-                scores = dict(zip(self._reader.numbers.tolist(), means.tolist(), strict=True))
-                here = [max(item.numbers, key=lambda number: scores[number])]
+            if not here and i < last and means:
+                here = [max(item.numbers, key=means.__getitem__)]
             kept += here
         return [self._read[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
 

@@ -56,4 +56,6 @@ class MemSparseCache(DynamicCache):
                 document_of_slot=kv.document_of_slot[here],
                 all_scores=None if kv.all_scores is None else kv.all_scores[here],
                 chunks=None if kv.chunks is None else kv.chunks[here],
+                errors=None if kv.errors is None else kv.errors[here],
+                certified=None if kv.certified is None else kv.certified[here],
             )

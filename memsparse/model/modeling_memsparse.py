@@ -23,6 +23,7 @@ from memsparse.errors import InputError, ShapeError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.memory import LayerChunks
+from memsparse.model.requests import RequestBatch
 from memsparse.ops.attention import causal_mask, memory_attention
 from memsparse.ops.pooling import pool_chunks
 from memsparse.ops.positions import document_positions
@@ -76,15 +77,17 @@ class MemSparseAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         local_mask: Tensor | None,
-        past_key_values: Cache | None,
+        past_key_values: Cache | RequestBatch | None,
         memory: MemoryReader | None,
         query_mask: Tensor | None,
         document_lengths: Tensor | None,
         chunks_only: bool = False,
+        last_only: bool = False,
     ) -> tuple[Tensor | None, LayerChunks | None, MemoryKV | None]:
         """Attend: (B, T, hidden), the chunks of documents being encoded, and the memory that was read.
 
-        With `chunks_only` there is nothing but the chunks.
+        With `chunks_only` there is nothing but the chunks; a `RequestBatch` keeps what it read itself, and
+        with `last_only` has one token of each request attend: (1, R, hidden).
         """
         heads = (-1, self.head_dim)  # (B, T, heads * head_dim) -> (B, T, heads, head_dim)
         q, k = self.q_proj(hidden_states).unflatten(2, heads), self.k_proj(hidden_states).unflatten(2, heads)
@@ -100,6 +103,8 @@ class MemSparseAttention(nn.Module):
             chunks = self._pool(k, v, routing_k, document_lengths)
         if chunks_only:
             return None, chunks, None
+        if isinstance(past_key_values, RequestBatch):
+            return self._attend_apart(hidden_states, q, k, v, past_key_values, last_only), None, None
         memory_kv = None
         if self.is_memory_layer:
             routes = self._routes(memory, past_key_values)
@@ -122,6 +127,19 @@ class MemSparseAttention(nn.Module):
             implementation="eager" if self.config._attn_implementation == "eager" else "sdpa",
         )
         return self.o_proj(attended.transpose(1, 2).flatten(2)), chunks, memory_kv
+
+    def _attend_apart(
+        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: RequestBatch, last_only: bool
+    ) -> Tensor:
+        """Each request of a row for itself, which routes first where it has to: (1, N or R, hidden)."""
+        if self.is_memory_layer and batch.routing_rows is not None:
+            routing_q = q[:, batch.routing_rows]
+            if self.config.decouple_router:
+                routing_q = self.router_q_proj(hidden_states[:, batch.routing_rows])
+                routing_q = routing_q.unflatten(2, (-1, self.head_dim))
+            batch.read(self.layer_idx, self.rule.queries(routing_q, self.kv_heads)[0], self._gate_bias)
+        attended = batch.attend(self.layer_idx, q[0], k[0], v[0], self.scale, last_only=last_only)
+        return self.o_proj(attended.flatten(1))[None]  # type: ignore[no-any-return]
 
     def _routes(self, memory: MemoryReader | None, cache: Cache | None) -> bool:
         """Whether this pass needs routing queries of its own projection."""
@@ -188,12 +206,20 @@ class MemSparseDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, hidden_states: Tensor, **kwargs: Any
+        self, hidden_states: Tensor, last_rows: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, LayerChunks | None, MemoryKV | None]:
-        """One layer; takes and returns what `MemSparseAttention.forward` does."""
-        attended, chunks, memory_kv = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        """One layer; takes and returns what `MemSparseAttention.forward` does.
+
+        Args:
+            last_rows: (R,) the last token of each request of a `RequestBatch`, where nothing else is wanted.
+        """
+        attended, chunks, memory_kv = self.self_attn(
+            self.input_layernorm(hidden_states), last_only=last_rows is not None, **kwargs
+        )
         if attended is None:
             return None, chunks, None
+        if last_rows is not None:
+            hidden_states = hidden_states[:, last_rows]
         hidden_states = hidden_states + attended
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, chunks, memory_kv
@@ -237,7 +263,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: Cache | RequestBatch | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -245,6 +271,7 @@ class MemSparseModel(MemSparsePreTrainedModel):
         writer: MemoryWriter | None = None,
         query_mask: Tensor | None = None,
         chunks_only: bool = False,
+        layers: range | None = None,
         **_: Any,
     ) -> MemSparseModelOutput:
         """Run the decoder.
@@ -252,12 +279,15 @@ class MemSparseModel(MemSparsePreTrainedModel):
         Args:
             attention_mask: (B, past + T), 1 on real tokens, those in the cache included. None: all real.
             position_ids: (B, T) rotary positions. None: counted from the length of the past.
-            past_key_values: give a `MemSparseCache` to decode with memory.
+            past_key_values: give a `MemSparseCache` to decode with memory, or a `RequestBatch` to run several
+                requests laid end to end in one row: the last layer gives one token of each, (1, R, hidden).
             memory: what memory layers read; asked once per layer and cache.
             writer: takes the chunks of the rows, which are then whole documents, padded on the right.
             query_mask: (B, T) bool, the tokens that route. None: all of them.
             chunks_only: only the writer is to be filled: nothing above the last memory layer's chunks is
                 computed, and there is no last hidden state.
+            layers: run these only, on what the layers below gave (as inputs_embeds); the last norm belongs to
+                the last layer. None: all.
 
         Raises: InputError unless exactly one of input_ids and inputs_embeds is given, or for chunks_only
             without a writer; ShapeError for an attention mask of another shape, or documents padded elsewhere
@@ -269,7 +299,8 @@ class MemSparseModel(MemSparsePreTrainedModel):
             raise InputError("chunks_only is set without a writer; give one to take the chunks")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.config.embedding_norm:
+        layers = range(len(self.layers)) if layers is None else layers
+        if self.config.embedding_norm and layers.start == 0:
             inputs_embeds = self.embed_norm(inputs_embeds)
         batch, tokens, _hidden = inputs_embeds.shape
         if use_cache and past_key_values is None:
@@ -296,11 +327,13 @@ class MemSparseModel(MemSparsePreTrainedModel):
         seen: list[Tensor] = []
         routing: dict[int, MemoryKV] = {}
         last_chunks = max(self.config.memory_layers or [], default=-1)
-        for index, layer in enumerate(self.layers):
+        ends = past_key_values.last_rows if isinstance(past_key_values, RequestBatch) else None
+        for index in layers:
             if output_hidden_states:
                 seen.append(hidden_states)
-            hidden_states, chunks, memory_kv = layer(
+            hidden_states, chunks, memory_kv = self.layers[index](
                 hidden_states,
+                last_rows=ends if index == len(self.layers) - 1 else None,
                 position_embeddings=position_embeddings,
                 local_mask=local_mask,
                 past_key_values=past_key_values,
@@ -315,10 +348,11 @@ class MemSparseModel(MemSparsePreTrainedModel):
                 routing[index] = memory_kv
             if hidden_states is None:
                 return MemSparseModelOutput(hidden_states=tuple(seen) or None, routing=routing)
-        hidden_states = self.norm(hidden_states)
+        if layers.stop == len(self.layers):
+            hidden_states = self.norm(hidden_states)
         return MemSparseModelOutput(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values if use_cache else None,
+            past_key_values=past_key_values if use_cache and isinstance(past_key_values, Cache) else None,
             hidden_states=(*seen, hidden_states) if output_hidden_states else None,
             routing=routing,
         )

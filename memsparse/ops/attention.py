@@ -1,5 +1,7 @@
 """Attention over [memory ; local] (paper Eq. 3 and 4): one softmax over the selected chunks and the context.
 
+`memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side.
+
 B rows, H query heads, G kv heads, T query tokens, S local keys, M memory slots, D head_dim.
 """
 
@@ -77,6 +79,38 @@ def memory_attention(
     k = torch.cat([memory_k_BGMD.to(local_k_BGSD.dtype).masked_fill(padding, 0), local_k_BGSD], dim=2)
     v = torch.cat([memory_v_BGMD.to(local_v_BGSD.dtype).masked_fill(padding, 0), local_v_BGSD], dim=2)
     return _attend(q_BHTD, k, v, mask, bias, scale, implementation)
+
+
+def causal_attention(
+    q_THD: Tensor, k_GSD: Tensor, v_GSD: Tensor, *, bias_S: Tensor | None = None, scale: float
+) -> Tensor:
+    """Attend for the last T of a request's S keys: every token sees the S - T keys before, then causally.
+
+    Equal to `memory_attention` of one row, whose chunks stand before its tokens.
+
+    Args:
+        bias_S: added to the logits of the keys (the routing gate).
+
+    Returns: (T, H, D).
+
+    Raises: ShapeError if there are fewer keys than tokens.
+    """
+    tokens, heads, width = q_THD.shape
+    groups, keys, _ = k_GSD.shape
+    if keys < tokens:
+        raise ShapeError(f"{tokens} query tokens for {keys} keys; a token's own key is one of them")
+    mask = None if bias_S is None else bias_S.to(q_THD.dtype)[None]
+    if tokens == 1:  # the query heads of a group as rows that share its keys: several times as fast on a CPU
+        q = q_THD.view(1, groups, heads // groups, width)
+        attended = scaled_dot_product_attention(q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale)
+        return attended.view(1, heads, width)
+    mask = q_THD.new_zeros(tokens, keys) if mask is None else mask.repeat(tokens, 1)
+    mask[:, keys - tokens :] += torch.full_like(mask[:, :tokens], float("-inf")).triu(1)
+    q = q_THD.transpose(0, 1)[None]
+    attended = scaled_dot_product_attention(
+        q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale, enable_gqa=True
+    )
+    return attended[0].transpose(0, 1)
 
 
 def _check_memory(

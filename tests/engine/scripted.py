@@ -1,6 +1,6 @@
 """A runner that predicts what it is told, and the answer a request makes of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import ModelRunner, Session
-from memsparse.engine.request import Request
-from memsparse.model.cache import MemSparseCache
+from memsparse.engine.model_runner import Prefill, Session
+from memsparse.engine.request import Request, Steps
+from memsparse.model.requests import RequestCache
 from memsparse.text import Prompt, PromptBuilder
 from memsparse.types import Answer, MemoryKV, Passage
 from tests.engine.builders import tiny_model
@@ -67,7 +67,7 @@ class ScriptedRunner:
             all_scores=scores,
         )
         session = Session(
-            cache=MemSparseCache(),
+            cache=RequestCache(),
             logits=torch.zeros(self.vocabulary),
             routing={2: kv, 3: kv},
             position=0,
@@ -115,7 +115,6 @@ def run(
         }
 
     request = Request(
-        cast(ModelRunner, runner),
         loaded.prompts,
         config,
         FakeReader(torch.tensor(NUMBERS)),
@@ -125,10 +124,25 @@ def run(
         body=lambda passage: passage.text,
         given=given,
     )
-    *pieces, answer = list(cast(Iterator[str | Answer], request.run()))
-    assert isinstance(answer, Answer)
-    assert "".join(map(str, pieces)) == answer.text
-    return answer, [str(piece) for piece in pieces], runner
+    pieces: list[str] = []
+    answer = finish(request.steps(pieces.append), runner)
+    assert "".join(pieces) == answer.text
+    return answer, pieces, runner
+
+
+def finish(steps: Steps, runner: Any) -> Answer:
+    """Go through a request's steps alone."""
+    need = next(steps)
+    while True:
+        if isinstance(need, Prefill):
+            session = runner.prefill(need.prompt, need.reader)
+        else:
+            session = need.session
+            runner.append(session, need.ids)
+        try:
+            need = steps.send(session)
+        except StopIteration as end:
+            return cast(Answer, end.value)
 
 
 def answering(text: str) -> str:

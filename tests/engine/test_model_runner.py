@@ -1,15 +1,19 @@
 from collections import Counter
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
+from memsparse.engine.interleave import Interleave
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import ModelRunner, Session, sample
+from memsparse.engine.model_runner import Extend, ModelRunner, Prefill, Session, sample
 from memsparse.errors import EngineError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.memory import ChunkCollector, InBatchMemory
+from memsparse.model.requests import ROOM, RequestCache
 from memsparse.ops.pooling import document_of_chunk
 from memsparse.text import Prompt
 from memsparse.types import MemoryKV
@@ -84,6 +88,112 @@ def test_sessions_share_nothing(loaded: LoadedModel) -> None:
     assert torch.equal(first.logits, second.logits)
 
 
+def follow_up(loaded: LoadedModel, question: str, rounds: int) -> list[Prompt]:
+    """The prompts of a question that reads one passage after the other."""
+    passages = {number: document.text for number, document in enumerate(documents(rounds))}
+    machine = Interleave(
+        loaded.prompts,
+        question,
+        lambda numbers: {number: passages[number] for number in numbers},
+        loaded.config.top_k_documents,
+        max_rounds=rounds,
+        max_new_tokens=99,
+    )
+    prompts = [machine.prompt()]
+    for number in passages:
+        machine.accept_documents([number])
+        prompts.append(machine.prompt())
+    return prompts
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory_layers": [0, 3]}, {"memory_layers": [3]}, {"gate": True}])
+def test_what_rounds_share_is_run_once_and_changes_nothing(settings: dict[str, Any]) -> None:
+    loaded = tiny_model(**settings)
+    runner, memory = ModelRunner(loaded), memory_of(loaded, 6)
+    prompts = follow_up(loaded, "where is the cat?", 3)
+    session = runner.prefill(prompts[0], memory)
+    for before, prompt in pairwise(prompts):
+        runner.append(session, [7, 8, 9])  # what a round writes before it reads is in no later prompt
+        shared = runner.known(prompt, session.prefix)
+        assert len(before.ids) - 3 <= shared < len(prompt.ids)
+        session = runner.run([Prefill(prompt=prompt, reader=memory, after=session.prefix)])[0]
+        fresh = runner.prefill(prompt, memory)
+        equal_sessions(session, fresh)
+        runner.append(session, [7])
+        runner.append(fresh, [7])
+        equal_sessions(session, fresh)
+
+
+def equal_sessions(one: Session, other: Session) -> None:
+    torch.testing.assert_close(one.logits, other.logits, atol=1e-4, rtol=1e-4)
+    assert one.position == other.position
+    for layer, kv in other.routing.items():
+        assert torch.equal(one.routing[layer].documents, kv.documents)
+        torch.testing.assert_close(one.routing[layer].all_scores, kv.all_scores, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_with_other_words_or_positions_share_nothing_but_those_in_common(loaded: LoadedModel) -> None:
+    runner, memory = ModelRunner(loaded), memory_of(loaded, 6)
+    first = prompt_of(loaded, "where is the cat?")
+    prefix = runner.prefill(first, memory).prefix
+    lead = runner.known(first)
+    assert 5 < lead < len(first.ids)
+    assert runner.known(first, prefix) == len(first.ids) - 1
+    other = prompt_of(loaded, "when?")
+    assert lead <= runner.known(other, prefix) < lead + 3
+    moved = Prompt(ids=first.ids, roles=first.roles, first_position=first.first_position + 5)
+    assert runner.known(moved, prefix) == 0
+    session = runner.run([Prefill(prompt=moved, reader=memory, after=prefix)])[0]
+    assert session.position == first.first_position + 5 + len(first.ids)
+
+
+def test_a_prompt_begun_piece_by_piece_is_the_same(loaded: LoadedModel) -> None:
+    runner, memory = ModelRunner(loaded), memory_of(loaded, 6)
+    prompt = follow_up(loaded, "where is the cat?", 3)[-1]
+    after, pieces = None, 0
+    while len(prompt.ids) - runner.known(prompt, after) > 20:
+        after = runner.begin(prompt, after, tokens=20)
+        pieces += 1
+    assert pieces > 3
+    session = runner.run([Prefill(prompt=prompt, reader=memory, after=after)])[0]
+    equal_sessions(session, runner.prefill(prompt, memory))
+
+
+@pytest.mark.parametrize("broken", [2, 3])
+def test_a_pass_that_fails_changes_no_session(loaded: LoadedModel, broken: int) -> None:
+    runner, memory = ModelRunner(loaded), memory_of(loaded, 6)
+
+    class Broken:
+        def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
+            if layer_idx == broken:
+                raise EngineError("no")
+            return memory.read(layer_idx, routing_q, query_mask)
+
+    sound, twin = (runner.prefill(prompt_of(loaded), memory) for _ in range(2))
+    runner.append(twin, [7, 8])
+    bad = Prefill(prompt=prompt_of(loaded), reader=Broken())
+    with pytest.raises(EngineError, match="no"):
+        runner.run([Extend(session=sound, ids=[30, 31, 32]), bad])
+    runner.append(sound, [7, 8])
+    equal_sessions(sound, twin)
+
+
+def test_many_requests_in_one_pass_are_what_they_are_alone(loaded: LoadedModel) -> None:
+    runner, memory, other = ModelRunner(loaded), memory_of(loaded, 6), memory_of(loaded, 3)
+    prompts = [*follow_up(loaded, "where is the cat?", 3), prompt_of(loaded, "when?")]
+    running, twin = (runner.prefill(prompts[1], other) for _ in range(2))
+    ids = list(range(20, 20 + 2 * ROOM))  # more than there was room for
+    needs = [Prefill(prompt=prompt, reader=memory) for prompt in prompts]
+    needs += [Prefill(prompt=prompts[0], reader=other), Extend(session=running, ids=ids)]  # type: ignore[list-item]
+    sessions = runner.run(needs)
+    assert sessions[-1] is running
+    runner.append(twin, ids)
+    alone = [runner.prefill(need.prompt, need.reader) for need in needs[:-1]]
+    for one, session in zip([*alone, twin], sessions, strict=True):
+        equal_sessions(session, one)
+    assert runner.run([]) == []
+
+
 def test_a_session_reports_what_was_routed(loaded: LoadedModel) -> None:
     session = ModelRunner(loaded).prefill(prompt_of(loaded), memory_of(loaded, 2))
     numbers = torch.tensor([40, 70])
@@ -101,10 +211,73 @@ def test_without_all_scores_the_router_cannot_decide(loaded: LoadedModel) -> Non
         **{name: torch.zeros(1, 0) for name in MemoryKV.__dataclass_fields__ if name != "all_scores"}
     )
     session = Session(
-        cache=MemSparseCache(), logits=torch.zeros(1), routing={2: kv}, position=0, route_seconds=0.0
+        cache=RequestCache(), logits=torch.zeros(1), routing={2: kv}, position=0, route_seconds=0.0
     )
     with pytest.raises(EngineError, match="keeps no scores"):
         session.scores()
+
+
+def approximate_session(seed: int, documents: int, layers: int = 3) -> tuple[Session, Tensor]:
+    """A session whose readers gave scores within an error, and the exact ones (layers, documents)."""
+    generator = torch.Generator().manual_seed(seed)
+    exact = torch.randint(-3, 4, (layers, documents), generator=generator) / 8  # coarse, so that means tie
+    exact[:, documents // 2 :: 7] = float("-inf")
+    errors = torch.rand(layers, documents, generator=generator) / 4
+    errors[:, ::3] = 0
+    noise = (2 * torch.rand(layers, documents, generator=generator) - 1) * errors
+    empty = torch.zeros(1, 0)
+    routing = {
+        layer: MemoryKV(
+            k=empty,
+            v=empty,
+            mask=empty,
+            documents=torch.tensor([[0]]),
+            scores=exact[layer, None, :1],
+            document_of_slot=empty,
+            all_scores=(exact + noise)[layer, None],
+            errors=errors[layer, None].masked_fill(exact[layer].isinf(), 0),
+            certified=torch.tensor([layer != 1]),
+        )
+        for layer in range(layers)
+    }
+    session = Session(
+        cache=RequestCache(),
+        logits=torch.zeros(1),
+        routing=routing,
+        position=0,
+        route_seconds=0.0,
+        exact=lambda layer, index: exact[layer, index],
+    )
+    return session, exact
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_of_approximate_scores_are_the_best_of_exact_ones(seed: int) -> None:
+    session, exact = approximate_session(seed, documents=40)
+    means = exact.double().mean(0).float()
+    assert torch.equal(session.means(torch.tensor([5, 0, 9])), means[[5, 0, 9]])
+    for limit in (1, 3, 40):
+        best, index = session.best(limit)
+        expected, order = means.sort(descending=True, stable=True)
+        assert torch.equal(best, expected[:limit])
+        assert index.tolist() == order[:limit].masked_fill(expected[:limit].isinf(), -1).tolist()
+        without = torch.zeros(40, dtype=torch.bool)
+        without[order[:2]] = True
+        assert set(session.best(limit, without)[1].tolist()).isdisjoint(order[:2].tolist())
+        for layer, item in enumerate(session.routed(torch.arange(40), limit=limit)):
+            scores, order = exact[layer].sort(descending=True, stable=True)
+            real = scores[:limit] > float("-inf")
+            assert item.numbers == tuple(order[:limit][real].tolist())
+            assert item.scores == tuple(scores[:limit][real].tolist())
+            assert item.certified is True
+    assert [item.certified for item in session.routed(torch.arange(40))] == [True, False, True]
+
+
+def test_approximate_scores_without_exact_ones_are_an_error() -> None:
+    session, _ = approximate_session(0, documents=9)
+    session.exact = None
+    with pytest.raises(EngineError, match="has no exact_scores"):
+        session.best(9)
 
 
 def test_chunks_reach_the_model_in_its_own_dtype() -> None:

@@ -51,7 +51,9 @@ def test_rows_move_with_all_they_hold(
     want = decode(model, prefill(model), tokens.tolist())[rows]
     cache = prefill(model)
     for layer, kv in cache.memory.items():
-        cache.memory[layer] = replace(kv, chunks=kv.documents)  # what a bank's reader tells
+        cache.memory[layer] = replace(  # what a bank's reader tells
+            kv, chunks=kv.documents, errors=kv.all_scores, certified=kv.documents[:, 0] >= 0
+        )
     getattr(cache, change)(argument)
     torch.testing.assert_close(decode(model, cache, tokens[rows].tolist()), want, atol=1e-5, rtol=1e-4)
     for kv in cache.memory.values():

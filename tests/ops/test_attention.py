@@ -8,7 +8,7 @@ from transformers.models.qwen3.modeling_qwen3 import repeat_kv
 
 from memsparse.errors import ShapeError
 from memsparse.ops import reference
-from memsparse.ops.attention import causal_mask, memory_attention
+from memsparse.ops.attention import causal_attention, causal_mask, memory_attention
 
 IMPLEMENTATIONS = ["sdpa", "eager"]
 
@@ -160,3 +160,33 @@ def test_the_memory_of_another_model_is_refused() -> None:
         arguments[name] = other[name]
     with pytest.raises(ShapeError, match=r"memory is for \(2, 1, 4\) .* attention for \(2, 2, 4\)"):
         memory_attention(**arguments)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize(("tokens", "past", "slots"), [(1, 0, 0), (1, 5, 3), (3, 0, 0), (7, 0, 4), (5, 9, 6)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_one_request_by_itself_equals_the_twin(
+    heads: int, kv_heads: int, tokens: int, past: int, slots: int, gated: bool
+) -> None:
+    q = torch.randn(1, heads, tokens, 4, dtype=torch.float64)
+    k, v = torch.randn(2, 1, kv_heads, slots + past + tokens, 4, dtype=torch.float64)
+    bias = torch.randn(1, slots, dtype=torch.float64) if gated else None
+    slow = reference.memory_attention(
+        q,
+        k[:, :, slots:],
+        v[:, :, slots:],
+        causal_mask(torch.ones(1, past + tokens), tokens),
+        memory_k_BGMD=k[:, :, :slots],
+        memory_v_BGMD=v[:, :, :slots],
+        memory_mask_BTM=torch.ones(1, 1, slots, dtype=torch.bool),
+        memory_bias_BM=bias,
+        scale=0.4,
+    )
+    keys_bias = None if bias is None else torch.nn.functional.pad(bias[0], (0, past + tokens))
+    fast = causal_attention(q[0].transpose(0, 1), k[0], v[0], bias_S=keys_bias, scale=0.4)
+    torch.testing.assert_close(fast.transpose(0, 1)[None], slow, atol=1e-6, rtol=1e-5)
+
+
+def test_tokens_without_keys_of_their_own_are_refused() -> None:
+    with pytest.raises(ShapeError, match="3 query tokens for 2 keys"):
+        causal_attention(torch.randn(3, 2, 4), torch.randn(2, 2, 4), torch.randn(2, 2, 4), scale=1.0)

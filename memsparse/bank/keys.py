@@ -1,0 +1,248 @@
+"""The tier of routing keys: what a scan reads, on the device that scans, in blocks of whole segments.
+
+Blocks are kept while the budget lasts, first come first kept: a scan visits all of them in turn, so dropping
+the oldest for the newest would keep none of use. The rest is loaded for every scan, one block ahead of it.
+Blocks belong to the bank, not to a reader: a new version of the bank loads what is new of it.
+
+C chunks, W = G*D routing width.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from memsparse.bank.fingerprint import Fingerprint
+from memsparse.bank.scan_files import LOSSY, ScanFiles
+from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.ops.quantization import KeyFormat, ScanKeys, key_bytes, quantize_keys
+
+BLOCK_BYTES = {"cpu": 64 * 2**20}
+"""Keys of a block, about; `LARGE_BLOCK_BYTES` on an accelerator, where every block costs a few launches."""
+LARGE_BLOCK_BYTES = 2**30
+WORTH_A_FILE = 64 * 2**20
+"""Bytes of stored routing keys from which on quantised ones are kept in side files."""
+_ROWS = 8192
+"""Chunks whose norms are computed at a time."""
+
+
+def stored_format(dtype: torch.dtype) -> KeyFormat:
+    """The format that holds stored keys as they are; float16 ones fit in float32 alone."""
+    return "bf16" if dtype == torch.bfloat16 else "float32"
+
+
+def stored_keys(keys_CW: Tensor) -> ScanKeys:
+    """Stored routing keys as a scan reads them, without loss: what `quantize_keys` gives, in one cheap pass.
+
+    Norms are bounded from above in float32: over W terms its sum is off by at most W + 2 roundings, and terms
+    that underflow add less than 2**-50.
+    """
+    key_format = stored_format(keys_CW.dtype)
+    codes = keys_CW if keys_CW.dtype == torch.bfloat16 else keys_CW.float()
+    norms = torch.empty(len(codes), device=codes.device)
+    floats = torch.empty(min(_ROWS, len(codes)), codes.shape[1], device=codes.device)
+    for start in range(0, len(codes), _ROWS):
+        tile = codes[start : start + _ROWS]
+        here = slice(start, start + len(tile))
+        torch.linalg.vector_norm(floats[: len(tile)].copy_(tile), dim=1, out=norms[here])
+    norms.mul_(1 + (codes.shape[1] + 8) * 2.0**-23).add_(2.0**-50)
+    if not bool(norms.isfinite().all()):
+        return quantize_keys(keys_CW, key_format)
+    return ScanKeys(
+        format=key_format,
+        codes=codes,
+        scales=None,
+        errors=norms.new_zeros(()).expand(len(codes)),
+        norms=norms,
+    )
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class KeyBlock:
+    """Segments whose keys lie one after the other."""
+
+    segments: tuple[SegmentRecord, ...]
+    starts: dict[int, int]
+    """Segment id -> its first chunk within the block."""
+    chunks: int
+    kept: dict[int, ScanKeys] = field(default_factory=dict)
+    """Layer -> keys, of the layers that are held."""
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (C,) float32 norms of stored keys that are not held, computed once."""
+
+
+class KeyTier:
+    """The routing keys of one bank on one device in one format; safe to share between threads."""
+
+    def __init__(
+        self,
+        files: SegmentFiles,
+        scan_files: ScanFiles,
+        fingerprint: Fingerprint,
+        device: torch.device,
+        *,
+        key_format: KeyFormat,
+        budget: int,
+        writes_files: bool,
+    ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            budget: bytes of keys to hold; the rest is loaded for every scan.
+            writes_files: keep quantised keys in side files.
+        """
+        self.device = device
+        self.format = key_format
+        self.budget = budget
+        self.held = 0
+        """Bytes of the keys it holds."""
+        self._files = files
+        self._scan_files = scan_files
+        self._stored = fingerprint.torch_dtype
+        self._writes_files = writes_files
+        block_bytes = BLOCK_BYTES.get(device.type, LARGE_BLOCK_BYTES)
+        self._block_chunks = max(block_bytes // key_bytes(fingerprint.width, key_format), 1)
+        self._blocks: list[KeyBlock] = []
+        self._of_segment: dict[int, KeyBlock] = {}
+        self._width = fingerprint.width
+        self._copies: torch.cuda.Stream | None = None
+        self._spare: list[Tensor] = []
+        """Memory for blocks that are not held, used again: fresh memory costs more than the copy into it."""
+        self._mutex = threading.RLock()
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="memsparse-keys")
+
+    def place(self, records: Sequence[SegmentRecord]) -> dict[int, KeyBlock]:
+        """The block of every segment, made where there is none; a block not full yet takes new ones in."""
+        with self._mutex:
+            new = [record for record in records if record.id not in self._of_segment]
+            if new and self._blocks and self._blocks[-1].chunks < self._block_chunks:
+                last = self._blocks.pop()
+                self._drop(last)
+                new = [*last.segments, *new]
+            while new:
+                taken, chunks = 0, 0
+                starts = {}
+                while taken < len(new) and (not taken or chunks + new[taken].chunks <= self._block_chunks):
+                    starts[new[taken].id] = chunks
+                    chunks += new[taken].chunks
+                    taken += 1
+                block = KeyBlock(segments=tuple(new[:taken]), starts=starts, chunks=chunks)
+                self._blocks.append(block)
+                self._of_segment |= dict.fromkeys(starts, block)
+                new = new[taken:]
+            return {record.id: self._of_segment[record.id] for record in records}
+
+    def stream(self, layer: int, blocks: Sequence[KeyBlock]) -> Iterator[ScanKeys]:
+        """The keys of one block after the other; what is not held is loaded while the one before is used."""
+        ahead: Future[ScanKeys] | None = None
+        buffers: tuple[Tensor, Tensor] | None = None
+        try:
+            for place, block in enumerate(blocks):
+                if buffers is None and layer not in block.kept:
+                    buffers = self._borrow(), self._borrow()
+                buffer = None if buffers is None else buffers[place % 2]
+                keys = self._load(layer, block, buffer) if ahead is None else ahead.result()
+                ahead = None
+                if place + 1 < len(blocks) and layer not in blocks[place + 1].kept:
+                    buffers = buffers or (self._borrow(), self._borrow())
+                    ahead = self._ahead.submit(self._load, layer, blocks[place + 1], buffers[(place + 1) % 2])
+                yield keys
+        finally:
+            if ahead is not None:
+                ahead.exception()  # it writes into what is given back here
+            if buffers is not None:
+                with self._mutex:
+                    self._spare += buffers
+
+    def release(self) -> None:
+        """Let go of everything held, and hold nothing from now on."""
+        with self._mutex:
+            self.budget = 0
+            for block in self._blocks:
+                self._drop(block)
+
+    def _drop(self, block: KeyBlock) -> None:
+        self.held -= sum(keys.nbytes for keys in block.kept.values())
+        block.kept.clear()
+
+    def _borrow(self) -> Tensor:
+        """Memory for one block, (bytes,) uint8; page-locked where it is copied from to an accelerator."""
+        with self._mutex:
+            size = max(block.chunks for block in self._blocks) * key_bytes(self._width, self.format)
+            while self._spare:
+                spare = self._spare.pop()
+                if len(spare) >= size:
+                    return spare
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    def _load(self, layer: int, block: KeyBlock, buffer: Tensor | None) -> ScanKeys:
+        """The keys of a block: those held, or read, into `buffer` where they will not be held."""
+        with self._mutex:
+            if layer in block.kept:
+                return block.kept[layer]
+            current = self._of_segment[block.segments[0].id] is block  # not one since taken into another
+            size = block.chunks * key_bytes(self._width, self.format)
+            holds = current and self.held + size <= self.budget
+            keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
+            if self.device.type != "cpu":
+                keys = self._copy(keys)
+            if holds:
+                block.kept[layer] = keys
+                self.held += keys.nbytes
+            return keys
+
+    def _copy(self, keys: ScanKeys) -> ScanKeys:
+        """Keys on the accelerator; on CUDA copied on a stream of its own, beside the scan before."""
+        if self.device.type != "cuda":
+            return keys.to(self.device)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._copies):
+            keys = keys.pin_memory().to(self.device, non_blocking=True)
+        self._copies.synchronize()
+        for tensor in (keys.codes, keys.scales, keys.errors, keys.norms):
+            if tensor is not None:  # its memory is reused only when the scan is done with it
+                tensor.record_stream(torch.cuda.default_stream(self.device))
+        return keys
+
+    def _read(self, layer: int, block: KeyBlock, buffer: Tensor | None) -> ScanKeys:
+        if self.format in LOSSY:
+            parts = [
+                self._scan_files.load(record, layer, self.format, keep=self._writes_files)
+                for record in block.segments
+            ]
+            scales = [part.scales for part in parts if part.scales is not None]
+            return ScanKeys(
+                format=self.format,
+                codes=_joined([part.codes for part in parts], buffer),
+                scales=torch.cat(scales),
+                errors=torch.cat([part.errors for part in parts]),
+                norms=torch.cat([part.norms for part in parts]),
+            )
+        stored = [self._files.get(record).tensor(layer, "routing_k") for record in block.segments]
+        codes = _joined(stored, buffer)
+        if layer not in block.norms:
+            keys = stored_keys(codes)
+            block.norms[layer] = keys.norms
+            return keys
+        norms = block.norms[layer]
+        return ScanKeys(
+            format=self.format,
+            codes=codes if codes.dtype == torch.bfloat16 else codes.float(),
+            scales=None,
+            errors=norms.new_zeros(()).expand(len(norms)),
+            norms=norms,
+        )
+
+
+def _joined(parts: list[Tensor], buffer: Tensor | None) -> Tensor:
+    """Matrices one after the other, in `buffer` where there is one; a single one is left where it is."""
+    if len(parts) == 1:
+        return parts[0]
+    if buffer is None:
+        return torch.cat(parts)
+    out = buffer[: sum(part.nbytes for part in parts)].view(parts[0].dtype).view(-1, parts[0].shape[1])
+    return torch.cat(parts, out=out)

@@ -1,0 +1,243 @@
+"""Continuous batching: the questions of all callers run together, and join and leave at every step.
+
+There is no thread of its own. Of those who wait for an answer one runs the steps, for all; once it has what
+it waited for, the longest waiting goes on. A step is one pass of the model over what the oldest questions
+need next, prompts and single tokens side by side, within bounds on questions and on tokens. The oldest always
+takes part, however much it needs, so none starves.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from types import TracebackType
+
+from memsparse.engine.model_runner import ModelRunner, Need, Prefill, Session
+from memsparse.engine.request import Steps, Tell
+from memsparse.errors import EngineError
+from memsparse.types import Answer
+
+Question = Callable[[Tell], Steps]
+"""Begins a question, told where its text goes piece by piece."""
+
+
+class Ticket:
+    """A question that was handed in: what it needs next, and what has come of it."""
+
+    def __init__(self, question: Question, mutex: threading.Lock, *, streams: bool) -> None:
+        """Nothing runs yet.
+
+        Args:
+            streams: its caller takes the text piece by piece.
+        """
+        self.need: Need | None = None
+        """What it needs run next. None: it has not begun, or is done."""
+        self.done = False
+        self.pieces: deque[str] = deque()
+        self.error: Exception | None = None
+        self.changed = threading.Condition(mutex)
+        """Its caller waits here, for news or for its turn to run the steps."""
+        self._question = question
+        self._streams = streams
+        self._steps: Steps | None = None
+        self._answer: Answer | None = None
+
+    @property
+    def news(self) -> bool:
+        """Whether there is anything for its caller."""
+        return self.done or bool(self.pieces)
+
+    def begin(self) -> None:
+        """Go to the first need, unless it has begun."""
+        if self._steps is None and not self.done:
+            with self:
+                self._steps = self._question(self.pieces.append if self._streams else _ignore)
+                self.need = next(self._steps)
+
+    def take(self, session: Session) -> None:
+        """Go to the next need, with the session that ran this one."""
+        if self._steps is not None:
+            with self:
+                self.need = self._steps.send(session)
+
+    def end(self) -> None:
+        """Drop what it needs; nothing more will come."""
+        self.need, self._steps, self.done = None, None, True
+
+    def result(self) -> Answer:
+        """Its answer, once it is done.
+
+        Raises: the error that ended it.
+        """
+        if self._answer is None:
+            raise self.error or EngineError("the question was interrupted; ask it again")
+        return self._answer
+
+    def __enter__(self) -> None:
+        """What is raised inside ends this question alone: its caller gets it, and no other."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, StopIteration):
+            self._answer = error.value
+        elif isinstance(error, Exception):
+            self.error = error
+        if error is not None:
+            self.end()
+        return isinstance(error, Exception)
+
+
+class Scheduler:
+    """Runs the questions of any number of threads on one model."""
+
+    def __init__(self, runner: ModelRunner, *, max_batch: int, max_batch_tokens: int) -> None:
+        """Nothing runs yet.
+
+        Args:
+            max_batch: questions that run together; later ones wait for a place.
+            max_batch_tokens: tokens of one step. A question that needs more at once runs alone.
+        """
+        self._runner = runner
+        self._max_batch = max_batch
+        self._max_batch_tokens = max_batch_tokens
+        self._mutex = threading.Lock()
+        self._tickets: dict[Ticket, None] = {}
+        """Not done yet, oldest first."""
+        self._waiting: list[Ticket] = []
+        """Those whose callers wait, the longest waiting first."""
+        self._led = False
+        """Whether one of the callers runs the steps."""
+
+    def ask(self, questions: Sequence[Question]) -> list[Ticket]:
+        """Run questions to their ends; what ended one with an error is in its ticket alone."""
+        tickets = [Ticket(question, self._mutex, streams=False) for question in questions]
+        self._enter(tickets)
+        try:
+            for ticket in tickets:
+                self._wait(ticket)
+        finally:
+            self._leave(tickets)
+        return tickets
+
+    def stream(self, question: Question) -> Iterator[str | Answer]:
+        """Yield a question's text piece by piece, then its answer.
+
+        It begins when the first piece is asked for, and leaves no trace when the iterator is closed. While
+        its caller asks for nothing, it goes on only in steps that others run.
+
+        Raises: the error that ended it.
+        """
+        ticket = Ticket(question, self._mutex, streams=True)
+        self._enter([ticket])
+        try:
+            while not ticket.done:
+                self._wait(ticket)
+                while ticket.pieces:
+                    yield ticket.pieces.popleft()
+        finally:
+            self._leave([ticket])
+        yield ticket.result()
+
+    def _enter(self, tickets: Sequence[Ticket]) -> None:
+        with self._mutex:
+            self._tickets.update(dict.fromkeys(tickets))
+
+    def _leave(self, tickets: Sequence[Ticket]) -> None:
+        with self._mutex:
+            for ticket in tickets:
+                self._tickets.pop(ticket, None)
+
+    def _wait(self, ticket: Ticket) -> None:
+        """Wait for news of a ticket; run the steps while nobody else does."""
+        with self._mutex:
+            self._waiting.append(ticket)
+            try:
+                while self._led and not ticket.news:
+                    ticket.changed.wait()
+            finally:
+                self._waiting.remove(ticket)
+                self._wake_next()
+            if ticket.news:
+                return
+            self._led = True
+        try:
+            while not ticket.news:
+                self._step()
+        finally:
+            with self._mutex:
+                self._led = False
+                self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Unless somebody runs the steps, let the longest waiting do so."""
+        if self._waiting and not self._led:
+            self._waiting[0].changed.notify()
+
+    def _step(self) -> None:
+        """Run what the oldest tickets need, once."""
+        chosen: list[Ticket] = []
+        try:
+            chosen = self._choose()
+            self._run(chosen)
+        except BaseException:  # the thread was interrupted: what it was running is in no known state
+            for ticket in chosen:
+                ticket.end()
+            raise
+        finally:
+            with self._mutex:
+                for ticket in chosen:
+                    if ticket.done:
+                        self._tickets.pop(ticket, None)
+                    if ticket.news:
+                        ticket.changed.notify()
+
+    def _choose(self) -> list[Ticket]:
+        """The oldest tickets whose needs fit into one step, the first in any case."""
+        with self._mutex:
+            oldest = list(islice(self._tickets, self._max_batch))
+        chosen: list[Ticket] = []
+        left = self._max_batch_tokens
+        for ticket in oldest:
+            ticket.begin()
+            tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
+            if tokens <= left or not chosen:
+                chosen.append(ticket)
+                left -= tokens
+        return chosen
+
+    def _piece(self, need: Need | None) -> int:
+        """Tokens of the next piece of a prompt that is run piece by piece; 0 for every other need."""
+        if not isinstance(need, Prefill) or need.tokens <= self._max_batch_tokens:
+            return 0
+        piece = max(1, self._max_batch_tokens // 2)  # the other half is for everybody else
+        return piece if need.tokens - self._runner.known(need.prompt, need.after) > piece else 0
+
+    def _run(self, tickets: Sequence[Ticket]) -> None:
+        """Run pieces of long prompts, then every other need in one pass, or one by one where that fails."""
+        whole = []
+        for ticket in tickets:
+            need, piece = ticket.need, self._piece(ticket.need)
+            if isinstance(need, Prefill) and piece:
+                with ticket:
+                    after = self._runner.begin(need.prompt, need.after, tokens=piece)
+                    ticket.need = replace(need, after=after)
+            elif need is not None:
+                whole.append((ticket, need))
+        if len(whole) > 1:
+            with suppress(Exception):  # whoever it was fails again below, alone
+                sessions = self._runner.run([need for _, need in whole])
+                for (ticket, _), session in zip(whole, sessions, strict=True):
+                    ticket.take(session)
+                return
+        for ticket, need in whole:
+            with ticket:
+                [session] = self._runner.run([need])
+            if not ticket.done:
+                ticket.take(session)
+
+
+def _ignore(piece: str) -> None:
+    """Where the text of a question goes whose caller waits for the whole answer."""

@@ -1,0 +1,117 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memsparse.bank import Bank, keys
+from memsparse.bank.keys import KeyTier, stored_keys
+from memsparse.bank.scan_files import ScanFiles
+from memsparse.errors import BankCorruptError, InputError
+from tests.bank.builders import FINGERPRINT, add, flip_byte
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_stored_keys_are_the_keys(dtype: torch.dtype) -> None:
+    k_CW = torch.randn(7, 24).to(dtype)
+    found = stored_keys(k_CW)
+    assert torch.equal(found.codes.float(), k_CW.float())
+    assert not found.errors.any()
+    assert found.scales is None
+
+
+@given(
+    width=st.integers(1, 300),
+    exponent=st.integers(-45, 17),
+    seed=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+@settings(max_examples=100, deadline=None)
+def test_norms_of_stored_keys_are_upper_bounds(
+    width: int, exponent: int, seed: int, dtype: torch.dtype
+) -> None:
+    k_CW = (torch.randn(5, width, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent).to(dtype)
+    exact = k_CW.double().norm(dim=1)
+    norms = stored_keys(k_CW).norms.double()
+    assert bool((norms >= exact).all())
+    assert bool((norms <= exact * (1 + 1e-4) + 2.0**-49).all())
+
+
+def test_keys_too_long_for_float32_are_refused() -> None:
+    assert stored_keys(torch.full((1, 2), 1e25)).norms.isfinite().all()
+    with pytest.raises(InputError, match="not finite"):
+        stored_keys(torch.tensor([[1.0, float("nan")]]))
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[Bank]:
+    """Segments of 4, 6, 3, 9 and 2 chunks."""
+    with Bank.create(tmp_path / "bank", FINGERPRINT) as bank:
+        for turn, chunks in enumerate((4, 6, 3, 9, 2)):
+            add(bank, [chunks], prefix=f"{turn}-", seed=turn)
+        yield bank
+
+
+def make(bank: Bank, monkeypatch: pytest.MonkeyPatch, **options) -> KeyTier:
+    """Blocks of up to 10 chunks: (4, 6), (3), (9), (2)."""
+    monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 10 * 40})
+    scan_files = ScanFiles(bank._files.folder, bank._files, bank.fingerprint, writes=False)
+    defaults = {"key_format": "float32", "budget": 10**6, "writes_files": False}
+    return KeyTier(bank._files, scan_files, bank.fingerprint, CPU, **{**defaults, **options})
+
+
+def records(bank: Bank):
+    return list(bank.layout().segments.values())
+
+
+@pytest.mark.parametrize("budget", [0, 500, 10**6])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_blocks_are_whole_segments_and_stream_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int, dtype: str
+) -> None:
+    with Bank.create(tmp_path / "bank", replace(FINGERPRINT, dtype=dtype)) as bank:
+        chunks = [add(bank, [n], prefix=f"{n}-", seed=n)[1] for n in (4, 6, 3, 9, 2)]
+        tier = make(bank, monkeypatch, budget=budget)
+        blocks = list(dict.fromkeys(tier.place(records(bank)).values()))
+        assert [[record.chunks for record in block.segments] for block in blocks] == [[4, 6], [3], [9], [2]]
+        assert blocks[0].starts == {1: 0, 2: 4}
+        for layer in (3, 1, 3, 1):
+            found = torch.cat([block.codes for block in tier.stream(layer, blocks)])
+            assert torch.equal(found, torch.cat([part.routing_k[layer] for part in chunks]).float())
+        assert tier.held <= budget
+        assert tier.held == sum(keys.nbytes for block in blocks for keys in block.kept.values())
+        tier.release()
+        found = torch.cat([block.codes for block in tier.stream(1, blocks)])
+        assert torch.equal(found, torch.cat([part.routing_k[1] for part in chunks]).float())
+        assert tier.held == 0
+
+
+def test_a_block_that_is_not_full_takes_new_segments_in(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = make(bank, monkeypatch)
+    first = tier.place(records(bank)[:1])[1]
+    [before] = tier.stream(1, [first])
+    both = tier.place(records(bank)[:2])
+    assert both[1] is both[2] is not first
+    assert tier.held == 0
+    [after] = tier.stream(1, [both[1]])
+    assert torch.equal(after.codes[:4], before.codes)
+    held = tier.held
+    [again] = tier.stream(1, [first])  # a reader of the version before
+    assert torch.equal(again.codes, before.codes)
+    assert tier.held == held
+    assert tier.place(records(bank)[:2]) == both
+
+
+def test_an_error_while_loading_ahead_reaches_the_reader(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = make(bank, monkeypatch, budget=0)
+    blocks = list(dict.fromkeys(tier.place(records(bank)).values()))
+    flip_byte(bank._files.folder / "000003.safetensors", 9)
+    stream = tier.stream(1, blocks)
+    assert len(next(stream)) == 10
+    with pytest.raises(BankCorruptError, match="000003"):
+        next(stream)
