@@ -4,8 +4,9 @@ Commands import what they run only when they run, so that `--help` does not wait
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,23 +16,40 @@ from typer.main import get_command
 
 from memsparse import __version__
 from memsparse.cli_bank import app as bank_app
+from memsparse.cli_bench import app as bench_app
 from memsparse.cli_eval import app as eval_app
+from memsparse.cli_plan import plan
 from memsparse.cli_train import app as train_app
-from memsparse.console import SkipNotes, note, progress, report_line, say, show_answer, show_json, show_rows
-from memsparse.errors import BankCorruptError, ConfigError, InputError
+from memsparse.config import processes
+from memsparse.console import (
+    SkipNotes,
+    fail,
+    note,
+    progress,
+    report_line,
+    say,
+    show_answer,
+    show_json,
+    show_rows,
+)
+from memsparse.errors import BankCorruptError, ConfigError, InputError, MemSparseError
 from memsparse.options import (
     AsJson,
     AsOf,
     Bank,
     CommandGroup,
     Decoding,
+    DeviceBytes,
     Docs,
+    HostBytes,
+    KeyFormat,
     Layout,
     ListCommand,
     Model,
     Namespace,
     Score,
     Strict,
+    tier_settings,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 app.add_typer(train_app, name="train")
 
@@ -57,7 +76,21 @@ def main() -> None:
     """Run the command line; the entry point."""
     if "--debug" not in sys.argv:
         sys.excepthook = _unexpected
-    get_command(app)(prog_name="memsparse")
+    command = partial(get_command(app), prog_name="memsparse")
+    if processes() == 1 or _first_word(sys.argv[1:]) == "train":  # which sees to its processes itself
+        command()
+        return
+    from memsparse.distributed.launch import run
+
+    try:
+        sys.exit(run(command))
+    except MemSparseError as error:
+        fail(error)
+        sys.exit(error.exit_code)
+
+
+def _first_word(arguments: Sequence[str]) -> str:
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -96,6 +129,9 @@ def ask(
     as_json: AsJson = False,
     strict: Strict = False,
     rounds: Annotated[bool, typer.Option("--rounds", help="Show what every round routed and read.")] = False,
+    routing_keys: KeyFormat = None,
+    device_bytes: DeviceBytes = None,
+    host_bytes: HostBytes = None,
 ) -> None:
     """Answer a question from documents, with citations.
 
@@ -108,8 +144,10 @@ def ask(
     if not question.strip():
         raise InputError("the question is empty; write one")
 
+    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes)
+
     def answer_it(fresh: bool) -> "Answer":
-        with _memory(docs, bank, model, namespace, strict, id_decoding, fresh=fresh) as (engine, within):
+        with _memory(docs, bank, model, namespace, strict, settings, fresh=fresh) as (engine, within):
             return engine.ask(question.strip(), namespace=within, version=as_of)
 
     try:
@@ -136,11 +174,15 @@ def chat(
     namespace: Namespace = None,
     id_decoding: Decoding = None,
     strict: Strict = False,
+    routing_keys: KeyFormat = None,
+    device_bytes: DeviceBytes = None,
+    host_bytes: HostBytes = None,
 ) -> None:
     """Answer one question after another, each on its own; /quit or Ctrl-D ends."""
     if "-" in (docs or []):
         raise InputError("questions come from standard input, so documents cannot; name files or folders")
-    with _memory(docs, bank, model, namespace, strict, id_decoding) as (engine, within):
+    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes)
+    with _memory(docs, bank, model, namespace, strict, settings) as (engine, within):
         for question in _questions():
             for piece in engine.stream(question, namespace=within):
                 if isinstance(piece, str):
@@ -167,6 +209,10 @@ def _questions() -> Iterator[str]:
             yield line
 
 
+def _settings(id_decoding: str | None) -> dict[str, Any]:
+    return {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+
+
 @contextmanager
 def _memory(
     docs: list[str] | None,
@@ -174,20 +220,20 @@ def _memory(
     model: str | None,
     namespace: str | None,
     strict: bool,
-    id_decoding: str | None,
+    settings: dict[str, Any],
     *,
     fresh: bool = False,
 ) -> "Iterator[tuple[MemoryEngine, str | None]]":
     """An engine over a bank, or over documents once what is new is encoded, and the namespace to ask."""
     if bool(docs) == (bank is not None):
         raise InputError("give --docs with files or folders, or --bank with a memory bank, and not both")
-    settings: dict[str, Any] = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
     if bank is not None:
-        from memsparse.engine.engine import MemoryEngine
+        from memsparse.distributed.launch import engine_class
 
-        with MemoryEngine.open(bank, model, create=False, **settings) as engine:
+        with engine_class().open(bank, model, create=False, **settings) as engine:
             yield engine, namespace
         return
+    from memsparse.distributed.launch import engine_class
     from memsparse.engine.folder import open_folder
 
     own, skips = namespace or "default", SkipNotes()
@@ -198,6 +244,7 @@ def _memory(
             namespace=own,
             strict=strict,
             fresh=fresh,
+            kind=engine_class(),
             on_skip=skips,
             on_progress=lambda state: show(state.documents, state.total),
             **settings,
@@ -258,6 +305,9 @@ def convert(
         note(f"the tokenizer lacked {' '.join(done.added_tokens)}; added, and wants training")
     if not done.has_tokenizer:
         note("the source has no tokenizer; put a tokenizer.json into the folder before use")
+
+
+app.command()(plan)
 
 
 @app.command()

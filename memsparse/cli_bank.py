@@ -17,7 +17,19 @@ from memsparse.console import (
     show_rows,
 )
 from memsparse.errors import InputError
-from memsparse.options import AsJson, AsOf, BankPath, Model, Namespace, OwnNamespace, Strict
+from memsparse.options import (
+    AsJson,
+    AsOf,
+    BankPath,
+    DeviceBytes,
+    HostBytes,
+    KeyFormat,
+    Model,
+    Namespace,
+    OwnNamespace,
+    Strict,
+    tier_settings,
+)
 
 app = typer.Typer(help="Make, change and read memory banks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,12 +63,12 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add documents; those that are there already and did not change cost nothing."""
-    from memsparse.engine.engine import MemoryEngine
+    from memsparse.distributed.launch import engine_class
     from memsparse.sources import read_documents
 
     skips = SkipNotes()
     documents = read_documents(paths, namespace=namespace, strict=strict, on_skip=skips)
-    with MemoryEngine.open(directory, model, create=False) as engine, progress("encoding") as show:
+    with engine_class().open(directory, model, create=False) as engine, progress("encoding") as show:
         report = engine.add(documents, on_progress=lambda state: show(state.documents, state.total))
     if not report.added + report.updated + report.unchanged:
         raise InputError(f"no documents in {', '.join(paths)}; name files or folders with text")
@@ -114,11 +126,15 @@ def search(
     as_of: AsOf = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Passages to show.")] = 16,
     as_json: AsJson = False,
+    routing_keys: KeyFormat = None,
+    device_bytes: DeviceBytes = None,
+    host_bytes: HostBytes = None,
 ) -> None:
     """Show the passages the router finds for a query, best first, without answering."""
-    from memsparse.engine.engine import MemoryEngine
+    from memsparse.distributed.launch import engine_class
 
-    with MemoryEngine.open(directory, model, create=False) as engine:
+    settings = tier_settings(routing_keys, device_bytes, host_bytes)
+    with engine_class().open(directory, model, create=False, **settings) as engine:
         hits = engine.search(query, limit=limit, namespace=namespace, version=as_of)
     if as_json:
         show_json({"query": query, "hits": hits})

@@ -302,7 +302,7 @@ def scaling(
     out: Out = None,
 ) -> None:
     """Ask the same questions of a growing bank."""
-    from memsparse.engine.engine import MemoryEngine
+    from memsparse.distributed.launch import engine_class
     from memsparse.engine.loading import load_model
     from memsparse.evaluation.questions import load_corpus, load_questions
     from memsparse.evaluation.scaling import choose_questions, parse_tokens, run_scaling, summarise_scaling
@@ -340,7 +340,7 @@ def scaling(
             remove_unless(place, unfinished)  # a bank without records is of a run that ended otherwise
             stack.callback(remove_unless, place, unfinished)
         folder = place or Path(stack.enter_context(TemporaryDirectory())) / "scaling.bank"
-        engine = stack.enter_context(MemoryEngine.open(folder, loaded, segment_documents=2048))
+        engine = stack.enter_context(engine_class().open(folder, loaded, segment_documents=2048))
         peers = open_baselines(listed, engine, "retrieve")
 
         def measure(records: "RecordFile") -> None:

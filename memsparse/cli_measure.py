@@ -81,6 +81,7 @@ def open_inputs(
         read: documents a baseline reads to answer. None: as `default_read` says.
         engine: single fields of `EngineConfig`.
     """
+    from memsparse.distributed.launch import engine_class
     from memsparse.engine.folder import open_folder
     from memsparse.engine.loading import load_model
     from memsparse.evaluation.questions import load_corpus, load_questions
@@ -103,6 +104,7 @@ def open_inputs(
             corpus,
             loaded,
             strict=True,
+            kind=engine_class(),
             on_skip=lambda item: None,
             on_progress=lambda state: show(state.documents, state.total),
             **(engine or {}),

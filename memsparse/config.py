@@ -1,10 +1,14 @@
 """Environment variables, all read here.
 
 MEMSPARSE_CACHE    folder for what the package may make again at any time
+MEMSPARSE_TIMEOUT  seconds a rank may take to answer another
+WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE    set by torchrun
 """
 
 import os
 from pathlib import Path
+
+from memsparse.errors import ConfigError
 
 
 def cache_dir() -> Path:
@@ -18,3 +22,30 @@ def cache_dir() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "memsparse"
     return Path.home() / ".cache" / "memsparse"
+
+
+def rank_timeout() -> float:
+    """Seconds a rank may take to answer another: `MEMSPARSE_TIMEOUT`, else 60.
+
+    Raises: ConfigError if that is no time.
+    """
+    text = os.environ.get("MEMSPARSE_TIMEOUT") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"MEMSPARSE_TIMEOUT is {text!r}; set a number of seconds above 0")
+    return seconds
+
+
+def processes(*, here: bool = False) -> int:
+    """How many processes torchrun started in all, or on this host; 1 without it."""
+    count = os.environ.get("LOCAL_WORLD_SIZE" if here else "WORLD_SIZE", "")
+    return max(int(count), 1) if count.isdecimal() else 1
+
+
+def rank(*, here: bool = False) -> int:
+    """Which of those processes this is, counted from 0."""
+    place = os.environ.get("LOCAL_RANK" if here else "RANK", "")
+    return int(place) if place.isdecimal() else 0

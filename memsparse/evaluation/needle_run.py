@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from memsparse.distributed.launch import engine_class
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
 from memsparse.errors import MemSparseError
@@ -54,7 +55,7 @@ def run_needles(
         bank = build(config, length, haystack, loaded.prompts.count_tokens)
         path = folder / f"{length}.bank"
         shutil.rmtree(path, ignore_errors=True)
-        with MemoryEngine.open(path, loaded, segment_documents=_SEGMENT, **(engine or {})) as opened:
+        with engine_class().open(path, loaded, segment_documents=_SEGMENT, **(engine or {})) as opened:
             made = list(peers(opened)) if peers else []
             names = [OWN, *(peer.name for peer in made)]
             left = {
