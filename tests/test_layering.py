@@ -13,17 +13,21 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memsparse"
 
 LAYERS = (
     {"types", "errors", "config"},
-    {"text", "json_lines", "readers", "sources", "ops"},
+    {"text", "json_lines", "machine", "readers", "sources", "ops"},
     {"model"},
     {"bank"},
     {"engine"},
     {"distributed"},
     {"training", "evaluation", "serving"},
-    {"cli", "cli_bank", "cli_eval", "cli_measure", "cli_train", "console", "options", "doctor"},
+    {"bench"},
+    {
+        *("cli", "cli_bank", "cli_bench", "cli_eval", "cli_measure", "cli_plan", "cli_train"),
+        *("console", "options", "doctor"),
+    },
     {"__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-FOLDERS = {"ops", "model", "bank", "engine", "distributed", "training", "evaluation", "serving"}
+FOLDERS = {"ops", "model", "bank", "engine", "distributed", "training", "evaluation", "serving", "bench"}
 
 
 def imported_modules(source: str, module: str, *, is_package: bool) -> Iterator[str]:

@@ -19,8 +19,8 @@ MODULE_OF_DISTRIBUTION = {
     "pytest-timeout": "pytest_timeout",
 }
 
-HOOKS = {"memsparse.evaluation.lm_harness"}
-"""Modules that are part of another program, and say what to install where it is missing."""
+HOOKS = {"memsparse.evaluation.lm_harness", "memsparse.ops.triton_kernels"}
+"""Modules that are part of another program or compiler; what imports them says so where it is missing."""
 
 
 def optional_modules() -> list[str]:

@@ -10,6 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from memsparse.bench.decode import measure_decode
+from memsparse.bench.encode import measure_encode
+from memsparse.bench.routing import measure_routing
+from tests.engine.builders import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "readme-figures"
@@ -203,3 +209,23 @@ def test_the_script_runs_on_its_own(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("no table is called 'unknown'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path):
+    pytest.importorskip("faiss")
+    loaded, options = tiny_model(), {"seconds": 0.01}
+    cpu = torch.device("cpu")
+    measured = {
+        "encode": measure_encode(loaded, 200, document_tokens=64, repeats=1, **options),
+        "decode": measure_decode(
+            loaded, documents=4, questions=1, together=(1, 2), max_new_tokens=2, **options
+        ),
+        "routing": measure_routing(loaded.config, [40], cpu, repeats=1, questions=0, **options),
+    }
+    for name, result in measured.items():
+        (tmp_path / f"bench-{name}.json").write_text(json.dumps(result), "utf-8")
+    made = readme_figures.table(readme_figures.BENCH, tmp_path)
+    assert "tokens/s" in made
+    assert "one at a time and 2 at once" in made
+    assert "40 chunks" in made
+    assert "{" not in made

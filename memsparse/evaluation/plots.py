@@ -60,9 +60,9 @@ _SETTINGS: Any = {
     "ytick.major.size": 0,
     "legend.borderpad": 0,
 }
-_OWN_COLOUR = "#2b7bd0"
-_COLOURS = ("#d9822b", "#2a9d78", "#b8569b", "#8e7cc3", "#a8842c", "#6c9a2f", "#c4564a")
-_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+OWN_COLOUR = "#2b7bd0"
+COLOURS = ("#d9822b", "#2a9d78", "#b8569b", "#8e7cc3", "#a8842c", "#6c9a2f", "#c4564a")
+MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 _NAME = 28
 """Characters of a name in a plot, at most."""
 _DEPTHS = 11
@@ -115,7 +115,7 @@ def scaling_plot(result: Mapping[str, Any], *, metrics: Sequence[str] | None = N
         return canvas
 
     told = ", ".join(label(metric) for metric in drawn)
-    return _svg(draw, f"{told} of {', '.join(names)} while the bank grows to {ticks[-1][1]} tokens")
+    return svg(draw, f"{told} of {', '.join(names)} while the bank grows to {ticks[-1][1]} tokens")
 
 
 def heat_map(result: Mapping[str, Any], *, task: str | None = None, system: str = OWN) -> str:
@@ -166,7 +166,7 @@ def heat_map(result: Mapping[str, Any], *, task: str | None = None, system: str 
         axes.set_title(f"{_short(system)}: {_short(task or 'all tasks')}, found %", loc="left")
         return canvas
 
-    return _svg(draw, f"Share of needles {system} found over length and depth, {task or 'all tasks'}")
+    return svg(draw, f"Share of needles {system} found over length and depth, {task or 'all tasks'}")
 
 
 def bars(result: Mapping[str, Any], *, metrics: Sequence[str] | None = None) -> str:
@@ -206,7 +206,7 @@ def bars(result: Mapping[str, Any], *, metrics: Sequence[str] | None = None) -> 
         _legend(canvas, names, boxes=True)
         return canvas
 
-    return _svg(draw, f"{', '.join(map(label, drawn))} of {', '.join(names)}")
+    return svg(draw, f"{', '.join(map(label, drawn))} of {', '.join(names)}")
 
 
 def _needle_cells(
@@ -233,13 +233,13 @@ def _systems(groups: Any) -> list[str]:
 
 def _style(name: str, names: Sequence[str]) -> dict[str, Any]:
     if name == OWN:
-        return {"color": _OWN_COLOUR, "marker": "o", "linewidth": 2.2, "zorder": 3}
+        return {"color": OWN_COLOUR, "marker": "o", "linewidth": 2.2, "zorder": 3}
     place = [other for other in names if other != OWN].index(name)
     return {
-        "color": _COLOURS[place % len(_COLOURS)],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
         "linewidth": 1.3,
-        "linestyle": ("-", "--", ":")[place // len(_COLOURS) % 3],
+        "linestyle": ("-", "--", ":")[place // len(COLOURS) % 3],
     }
 
 
@@ -297,7 +297,11 @@ def _short(name: str) -> str:
     return plain(name if len(name) <= _NAME else name[: _NAME - 1] + "…")
 
 
-def _svg(draw: Callable[[Callable[..., Any]], Any], told: str) -> str:
+def svg(draw: Callable[[Callable[..., Any]], Any], told: str) -> str:
+    """What `draw` makes of a function for new figures, as SVG for a page, with `told` for who cannot see it.
+
+    Raises: ConfigError without matplotlib.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure

@@ -22,6 +22,7 @@ import torch
 from memsparse import __version__
 from memsparse.errors import InputError
 from memsparse.json_lines import whole_file
+from memsparse.machine import processor_name
 
 Record = dict[str, Any]
 
@@ -269,15 +270,5 @@ def _commit() -> str:
 
 def _device(device: torch.device | None) -> str:
     if device is None or device.type == "cpu":
-        return f"{_processor()}, {torch.get_num_threads()} threads"
+        return f"{processor_name()}, {torch.get_num_threads()} threads"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

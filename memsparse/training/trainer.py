@@ -16,6 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from memsparse.errors import ConfigError, EngineError, InputError
+from memsparse.machine import matrix_peak
+from memsparse.model.flops import text_flops
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.text import PromptBuilder
 from memsparse.training.boards import Board
@@ -43,7 +45,7 @@ from memsparse.training.sharding import gather, reduce, release, shard
 from memsparse.training.start import TOKENIZER, new_model, prepare, start_folder, started_model
 from memsparse.training.stream import draw, moved
 from memsparse.training.supply import Steps, Supply
-from memsparse.training.utilisation import matrix_peak, step_flops, text_flops
+from memsparse.training.utilisation import step_flops
 from memsparse.training.whole import whole_model
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""How fast and how large: routing, encoding, decoding and growing banks, beside peers in the same run."""

@@ -1,0 +1,125 @@
+"""`memsparse bench decode`: whole answers, one question at a time and several at once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from memsparse.bank import Bank
+from memsparse.bench.timing import in_turns, percentiles, process_peak, surroundings
+from memsparse.engine.engine import MemoryEngine
+from memsparse.engine.loading import LoadedModel
+from memsparse.errors import ConfigError, EngineError
+from memsparse.machine import SECONDS, measure_machine
+from memsparse.training.world import generate_world
+from memsparse.types import Answer
+
+Note = Callable[[str], None]
+
+
+def measure_decode(
+    loaded: LoadedModel,
+    *,
+    documents: int = 1000,
+    questions: int = 32,
+    together: Sequence[int] = (1, 2, 4, 8, 16),
+    seed: int = 5,
+    seconds: float = SECONDS,
+    exact: bool = True,
+    note: Note = lambda line: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Answer questions of an invented world, one by one and then so many at once.
+
+    Args:
+        together: numbers of questions that are under way at a time.
+        exact: every answer must be the one given alone. False, for weights that mean nothing and whose tokens
+            are next to equally likely: the share of such answers is a figure.
+        settings: of the engine.
+
+    Raises: EngineError where a question is answered otherwise in company than alone; ConfigError for a number
+        below 1.
+    """
+    if documents < 1 or questions < 1 or not together or min(together) < 1:
+        raise ConfigError(
+            f"{documents} documents, {questions} questions, {list(together)} at once; give 1 or more"
+        )
+    machine = measure_machine(loaded.device, (torch.float32, loaded.model.dtype), seconds=seconds)
+    world = generate_world(seed, documents=documents, questions=questions, split="heldout")
+    asked = [question.text for question in world.questions][:questions]
+    with TemporaryDirectory(prefix="memsparse-") as folder:
+        place = Path(folder) / "world.bank"
+        with MemoryEngine.open(place, loaded, **settings) as engine:
+            engine.add(world.documents)
+            engine.ask(asked[0])  # loads the routing keys
+            alone, latencies = _one_by_one(engine, asked)
+            searching = in_turns({text: partial(engine.search, text) for text in asked}, loaded.device, 1)
+            stats = engine.bank.stats()
+        opening = in_turns({"": lambda: Bank.open(place, read_only=True).close()}, loaded.device, 10)[""]
+        rows = [_row(1, alone, sum(latencies)) | {"latency_ms": percentiles(latencies), "same_answers": 1.0}]
+        for count in sorted(set(together) - {1}):
+            note(f"{count} at once")
+            with MemoryEngine.open(place, loaded, **settings | {"max_batch": count}) as engine:
+                engine.ask(asked[0])
+                rows.append(_in_company(engine, asked, alone, count, exact=exact))
+    for row in rows:
+        row["times_one"] = round(row["questions_per_second"] / rows[0]["questions_per_second"], 3)
+    return {
+        "kind": "bench-decode",
+        **surroundings(loaded.device, machine),
+        "settings": {"model": loaded.name, "layers": loaded.config.num_hidden_layers, "seed": seed}
+        | settings,
+        "documents": documents,
+        "tokens": stats.tokens,
+        "questions": len(asked),
+        "open_ms": percentiles(opening),
+        "search_ms": percentiles([times[0] for times in searching.values()]),
+        "process_peak_bytes": process_peak(),
+        "together": rows,
+    }
+
+
+def _one_by_one(engine: MemoryEngine, asked: Sequence[str]) -> tuple[list[Answer], list[float]]:
+    """Answers, and what each took in seconds."""
+    answers, latencies = [], []
+    for question in asked:
+        began = perf_counter()
+        answers.append(engine.ask(question))
+        latencies.append(perf_counter() - began)
+    return answers, latencies
+
+
+def _in_company(
+    engine: MemoryEngine, asked: Sequence[str], alone: Sequence[Answer], count: int, *, exact: bool
+) -> dict[str, Any]:
+    """The same questions, `count` under way at a time, compared with what each got alone."""
+    began = perf_counter()
+    answers = engine.ask_many(asked)
+    took = perf_counter() - began
+    same = [
+        (one.text, one.citations) == (other.text, other.citations)
+        for one, other in zip(alone, answers, strict=True)
+    ]
+    if exact and not all(same):
+        place = same.index(False)
+        raise EngineError(
+            f"{asked[place]!r} is answered {answers[place].text!r} among {count}, alone "
+            f"{alone[place].text!r}; no figures without agreement"
+        )
+    return _row(count, answers, took) | {"same_answers": round(sum(same) / len(same), 4)}
+
+
+def _row(count: int, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    tokens = sum(answer.usage.completion_tokens for answer in answers)
+    prompts = sum(answer.usage.prompt_tokens for answer in answers)
+    return {
+        "together": count,
+        "seconds": round(seconds, 4),
+        "questions_per_second": round(len(answers) / seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 2),
+        "prompt_tokens_per_second": round(prompts / seconds, 2),
+    }

@@ -1,0 +1,119 @@
+"""`memsparse plan`: what a memory of so many tokens takes, where it fits, and how fast it answers."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memsparse.console import note, say, show_json, show_rows
+from memsparse.errors import ConfigError
+from memsparse.options import AsJson, KeyFormat, Model
+
+if TYPE_CHECKING:
+    from memsparse.engine.plan import Plan
+    from memsparse.model.configuration_memsparse import MemSparseConfig
+
+Shape = Annotated[
+    str | None, typer.Option("--shape", metavar="NAME", help="A published shape instead of a model: 4b.")
+]
+_TIMES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
+_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def plan(
+    tokens: Annotated[
+        str,
+        typer.Option("--tokens", metavar="N", help="Tokens to remember: 64k, 100M, 1.5B (powers of 1,000)."),
+    ] = "100M",
+    model: Model = None,
+    shape: Shape = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="NxCARD", help="1x80GB, 2xh100, h200 or none; without it this machine as it is."
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="SIZE", help="Host memory; without it this machine's.")
+    ] = None,
+    document_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a document in the mean; without it the most the model encodes."),
+    ] = None,
+    routing_keys: KeyFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a memory takes, what fits where, and the times to expect, before building it."""
+    from memsparse.engine.hardware import read_count, read_hardware
+    from memsparse.engine.plan import plan_memory
+
+    count = read_count(tokens, "--tokens")
+    config = named_config(model, shape)
+    found = plan_memory(
+        config,
+        read_hardware(gpu, host),
+        count,
+        document_tokens=document_tokens,
+        routing_keys=str(routing_keys or "auto"),
+    )
+    if as_json:
+        show_json(found)
+    else:
+        _show(found)
+
+
+def named_config(model: str | None, shape: str | None) -> "MemSparseConfig":
+    """The configuration of a model, or of a published shape; of the built-in model without either.
+
+    Raises: ConfigError for both at once, or an unknown shape; ModelError.
+    """
+    if model is not None and shape is not None:
+        raise ConfigError(f"--model {model} and --shape {shape} exclude each other; give one")
+    if shape is not None:
+        from memsparse.model.shapes import shape_config
+
+        return shape_config(shape)
+    from memsparse.engine.loading import model_config
+
+    return model_config(model)
+
+
+def _show(plan: "Plan") -> None:
+    memory = plan.memory
+    say(f"{memory.tokens:,} tokens, {memory.documents:,} documents, {memory.chunks:,} chunks", bold=True)
+    say(f"{plan.hardware.name}: routing keys in {plan.routing_keys}, scanned from the {plan.routing_keys_in}")
+    rows: list[tuple[str, ...]] = []
+    for tier in plan.tiers:
+        rows += [(tier.name, item.what, size(item.bytes), "", "") for item in tier.items]
+        room = "" if tier.capacity is None else size(tier.capacity)
+        state = "" if tier.capacity is None else "fits" if tier.fits else "does not fit"
+        rows.append((tier.name, "all", size(tier.bytes), room, state))
+    show_rows(rows, ("tier", "what", "bytes", "room", ""))
+    question = plan.question
+    say()
+    show_rows(
+        [
+            ("encode", duration(plan.encode_seconds), ""),
+            ("route", duration(question.route), f"bound by {question.bound}"),
+            ("fetch", duration(question.fetch), ""),
+            ("prefill", duration(question.prefill), ""),
+            ("first token", duration(question.first_token), ""),
+        ],
+        ("time", "expected", ""),
+    )
+    say()
+    show_rows(
+        [(name, size(taken)) for name, taken in plan.key_bytes.items()], ("routing keys", "bytes, all layers")
+    )
+    for line in plan.assumptions:
+        note(f"assumed: {line}", dim=True)
+
+
+def size(count: float) -> str:
+    """Bytes as a short text, in powers of 1,000."""
+    return next((f"{count / scale:.1f} {unit}" for scale, unit in _SIZES if count >= scale), f"{count:.0f} B")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text."""
+    found = next(((scale, unit) for scale, unit in _TIMES if seconds >= scale), (1e-6, "us"))
+    return f"{seconds / found[0]:.3g} {found[1]}"

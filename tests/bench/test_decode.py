@@ -1,0 +1,62 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from memsparse.bench import decode
+from memsparse.bench.decode import measure_decode
+from memsparse.engine.engine import MemoryEngine
+from memsparse.errors import ConfigError, EngineError
+from tests.bench.test_routing import MACHINE
+from tests.engine.builders import tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(decode, "measure_machine", lambda *_, **__: MACHINE)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tiny_model()
+
+
+def measure(loaded, **settings):
+    return measure_decode(loaded, **{"documents": 8, "questions": 3, "max_new_tokens": 4, **settings})
+
+
+def test_figures_alone_and_in_company(loaded):
+    told = []
+    result = measure(loaded, together=(1, 2), note=told.append)
+    json.dumps(result, allow_nan=False)
+    assert [row["together"] for row in result["together"]] == [1, 2]
+    assert [row["same_answers"] for row in result["together"]] == [1, 1]
+    assert result["together"][0]["times_one"] == 1
+    assert result["together"][0]["latency_ms"]["p50"] > 0
+    assert result["search_ms"]["p50"] > 0
+    assert result["open_ms"]["p50"] > 0
+    for row in result["together"]:
+        assert row["questions_per_second"] == pytest.approx(3 / row["seconds"], rel=0.01)
+    assert told == ["2 at once"]
+
+
+def test_another_answer_in_company_is_refused_unless_it_is_a_figure(loaded, monkeypatch):
+    answer_many = MemoryEngine.ask_many
+
+    def other(engine, questions, **view):
+        first, *rest = answer_many(engine, questions, **view)
+        return [replace(first, text="something else"), *rest] if rest else [first]
+
+    monkeypatch.setattr(MemoryEngine, "ask_many", other)
+    with pytest.raises(EngineError, match="'something else' among 2, alone"):
+        measure(loaded, together=(2,))
+    result = measure(loaded, together=(2,), exact=False)
+    assert result["together"][1]["same_answers"] == pytest.approx(2 / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"documents": 0}, {"questions": 0}, {"together": ()}, {"together": (0,)}]
+)
+def test_nothing_is_not_measured(loaded, settings):
+    with pytest.raises(ConfigError, match="1 or more"):
+        measure(loaded, **settings)

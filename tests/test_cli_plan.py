@@ -1,0 +1,68 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from memsparse.cli import app
+from memsparse.cli_plan import duration, size
+
+COMMAND = ["plan", "--tokens", "100M", "--shape", "4b", "--gpu", "1x80GB", "--host", "512GB"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_plan_tells_tiers_times_and_what_was_assumed():
+    done = run(*COMMAND)
+    assert done.exit_code == 0, done.output
+    for text in ("100,000,000 tokens", "routing keys in int8", "weights", "K and V", "fits", "first token"):
+        assert text in done.stdout
+    assert "assumed: " in done.stderr
+    assert "assumed: " not in done.stdout
+
+
+def test_json_is_one_object():
+    done = run(*COMMAND, "--json", "--routing-keys", "fp8", "--document-tokens", "300")
+    plan = json.loads(done.stdout)
+    assert plan["routing_keys"] == "fp8"
+    assert plan["memory"]["tokens"] == 10**8
+    assert plan["memory"]["documents"] == pytest.approx(10**8 / 300, rel=0.01)
+    assert {"device", "host", "disk"} == {tier["name"] for tier in plan["tiers"]}
+    assert plan["question"]["first_token"] > 0
+    assert plan["assumptions"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--gpu", "nonsense"], "--gpu is 'nonsense'"),
+        (["--tokens", "lots"], "--tokens is 'lots'"),
+        (["--shape", "5b"], "shape is '5b'"),
+        (["--model", "m"], "exclude each other"),
+        (["--host", "much"], "--host is 'much'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(options, told):
+    done = run(*COMMAND, *options)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_model_is_one_line():
+    done = run("plan", "--model", "nowhere", "--gpu", "h100")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+
+
+def test_units():
+    assert [size(n) for n in (7, 1500, 2.5e6, 58.7e9, 1.2e12)] == [
+        "7 B",
+        "1.5 kB",
+        "2.5 MB",
+        "58.7 GB",
+        "1.2 TB",
+    ]
+    times = (2e-6, 0.0123, 1.5, 90, 7200, 200_000)
+    assert [duration(t) for t in times] == ["2 us", "12.3 ms", "1.5 s", "1.5 min", "2 h", "2.31 d"]
