@@ -40,6 +40,9 @@ class EngineConfig:
     quote_decoding: bool = True
     """Models that quote: the answer can be nothing but a quote of what was read, or the sentence for none.
     False: it is written freely, and counts as not found when it is no quote."""
+    refuse_above: float = 0.35
+    """Models that quote: how probable the whole sentence for none must be to be the answer. A quote is one of
+    many, so the likeliest first token says little; 0: refuse always, 1: never."""
     max_batch: int = 16
     """Questions that run together; later ones wait for a place."""
     max_batch_tokens: int = 2048
@@ -75,5 +78,7 @@ class EngineConfig:
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if not 0 <= self.refuse_above <= 1:
+            raise ConfigError(f"refuse_above is {self.refuse_above}; it must be between 0 and 1")
         if not self.margin >= 0:
             raise ConfigError(f"margin is {self.margin}; it must be 0 or more")

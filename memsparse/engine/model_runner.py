@@ -98,6 +98,13 @@ class Session:
             return self.scores()[documents]
         return _mean([self._exact(layer, documents) for layer in self.routing])
 
+    def take_back(self, tokens: int, logits: Tensor) -> None:
+        """Forget the last tokens that were run behind the prompt; `logits` are those before them."""
+        for layer in self.cache.layers.values():
+            layer.length -= tokens
+        self.position -= tokens
+        self.logits = logits
+
     def routed(self, numbers: Tensor, *, limit: int | None = None) -> tuple[LayerRouting, ...]:
         """What every layer selected, by document number, best first; or its `limit` best, selected or not.
 

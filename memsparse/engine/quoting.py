@@ -24,15 +24,12 @@ class Quote:
     It begins and ends where a word or number of its text does; what it says, `find_span` finds.
     """
 
-    def __init__(
-        self, builder: PromptBuilder, texts: Sequence[str], *, vocab_size: int, absent_answer: str = ""
-    ) -> None:
+    def __init__(self, builder: PromptBuilder, texts: Sequence[str], *, vocab_size: int) -> None:
         """Begin where any quote may; this takes milliseconds, a token far less.
 
         Args:
             texts: what may be quoted.
             vocab_size: the model chooses among ids below it.
-            absent_answer: a sentence that may be given whole in place of a quote. Empty: none.
         """
         self._stop_ids = builder.stop_ids
         self._tokens = _tokens(builder, vocab_size)
@@ -45,22 +42,16 @@ class Quote:
             starts += [at + place for place, begins in enumerate(read.begins) if begins]
             self._ends.update(at + place for place, ends in enumerate(read.ends) if ends)
             self._letters += read.letters + _BORDER
-        self._absent_at = len(self._letters)
-        if absent := squeeze(absent_answer):
-            starts.append(self._absent_at)
-            self._ends.add(self._absent_at + len(absent))
-            self._letters += absent + _BORDER
         self._follow = self._look_ahead()
         self._written = ""
         self._pending: Ids = ()
         self._spaced = False
         self.text = ""
-        """What stands as the quote, squeezed: the longest whole one written; empty once only the sentence for
-        none can follow."""
+        """What stands as the quote, squeezed: the longest whole one written."""
         self._go_on(starts)
 
     def allowed(self) -> set[int]:
-        """Ids that may follow: stop ids too where a quote or the sentence for none is whole.
+        """Ids that may follow: stop ids too where a quote is whole.
 
         Nothing but stop ids where there is nothing to say.
         """
@@ -89,8 +80,6 @@ class Quote:
         self._whole = bool(self._written) and not self._ends.isdisjoint(places)
         if self._whole:
             self.text = self._written
-        if all(place >= self._absent_at for place in places):
-            self.text = ""
         self._places: dict[str, list[int]] = defaultdict(list)
         for place in places:
             for letters, end in self._follow[place]:

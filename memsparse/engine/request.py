@@ -71,6 +71,8 @@ class Request:
         self._answer_ids: list[int] = []
         self._quotes = config.quote_decoding and model.extractive
         self._quote: Quote | None = None
+        self._leads = False
+        """Whether an answer is to begin, a quote or the sentence for none."""
         self._routings: list[tuple[LayerRouting, ...]] = []
         self._means: list[dict[int, float]] = []
         """Of every round that ended: the mean scores of what it read, by number."""
@@ -94,7 +96,8 @@ class Request:
         session = yield from self._call(after=None)
         told = ""
         while True:
-            token, action = self._step(session)
+            refuses = yield from self._refuses(session)
+            token, action = (None, Done()) if refuses else self._step(session)
             if isinstance(action, Done):
                 further = self._read_on(session)
                 if not isinstance(further, NewCall):
@@ -167,16 +170,39 @@ class Request:
         """Write the answer's lead for a model that is to quote, once retrieval ended; returns its ids."""
         if not self._quotes or self._machine.state is not State.ANSWER:
             return []
-        self._quote = Quote(
-            self._prompts,
-            [self._body(self._read[number]) for number in self._machine.cited],
-            vocab_size=self._model.vocab_size,
-            absent_answer=self._model.absent_answer,
-        )
+        self._quote, self._leads = None, True
         lead = self._prompts.encode_control(self._prompts.template.answer_lead.rstrip())
         for token in lead:
             self._machine.feed(token)
         return lead
+
+    def _refuses(self, session: Session) -> Generator[Need, Session, bool]:
+        """Whether the answer that is to begin is the sentence for none, which is then written, not a quote.
+
+        The model is followed into the sentence for as long as it may still be probable enough, and taken back
+        where it is not.
+        """
+        if not self._leads:
+            return False
+        self._leads = False
+        ids = self._prompts.encode_text(f" {self._model.absent_answer}") if self._model.absent_answer else []
+        first, chance = session.logits, float(bool(ids))
+        for place, id_ in enumerate(ids):
+            chance *= float(session.logits.softmax(0)[id_])
+            if chance <= self._config.refuse_above:
+                session.take_back(place, first)
+                break
+            if place + 1 < len(ids):
+                yield Extend(session=session, ids=[id_])
+        if chance > self._config.refuse_above:
+            self._completion_tokens += len(ids)
+            for id_ in ids:
+                self._answer_ids.append(id_)
+                self._machine.feed(id_)
+            return True
+        texts = [self._body(self._read[number]) for number in self._machine.cited]
+        self._quote = Quote(self._prompts, texts, vocab_size=self._model.vocab_size)
+        return False
 
     def _route(self, session: Session) -> Action:
         """Router decoding: the best documents not read yet, unless the model would rather end retrieval."""

@@ -203,7 +203,7 @@ class Scheduler:
         for ticket in oldest:
             ticket.begin()
             tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
-            if tokens <= left or not chosen:
+            if tokens <= left or left == self._max_batch_tokens:
                 chosen.append(ticket)
                 left -= tokens
         return chosen

@@ -1,5 +1,6 @@
 """A runner that predicts what it is told, and the answer a request makes of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -47,13 +48,15 @@ class ScriptedRunner:
     scripts: Sequence[str]
     scores: Sequence[Sequence[float]]
     top_k: int = 3
+    sure: float = 1 - 1e-9
+    """How probable the script's tokens are."""
     seen: list[Prompt] = field(default_factory=list)
     ran: list[list[int]] = field(default_factory=list)
 
     def prefill(self, prompt: Prompt, reader: Any) -> Session:
         call = len(self.seen)
         self.seen.append(prompt)
-        self._tokens = iter(self.prompts.encode_control(self.scripts[call]))
+        self._tokens = self.prompts.encode_control(self.scripts[call])
         scores = torch.tensor([self.scores[min(call, len(self.scores) - 1)]])
         best, documents = scores.topk(self.top_k)
         empty = torch.zeros(0)
@@ -78,11 +81,15 @@ class ScriptedRunner:
 
     def append(self, session: Session, ids: Sequence[int]) -> None:
         self.ran.append(list(ids))
+        session.position += 1
         self._predict(session)
 
     def _predict(self, session: Session) -> None:
-        session.logits = torch.zeros(self.vocabulary)
-        session.logits[next(self._tokens, self.prompts.tokenizer.control_tokens[STOP])] = 9.0
+        """The script's next token, by how often something was run: one token at a time may be taken back."""
+        rare = (1 - self.sure) / (self.vocabulary - 1)
+        session.logits = torch.full((self.vocabulary,), math.log(rare))
+        rest = [*self._tokens[session.position :], self.prompts.tokenizer.control_tokens[STOP]]
+        session.logits[rest[0]] = math.log(self.sure)
 
 
 def run(

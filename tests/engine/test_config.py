@@ -18,6 +18,8 @@ from memsparse.errors import ConfigError
         ("temperature", float("nan")),
         ("top_p", 0.0),
         ("top_p", 1.1),
+        ("refuse_above", -0.1),
+        ("refuse_above", 1.1),
         ("margin", -0.1),
         ("margin", float("nan")),
     ],

@@ -77,6 +77,23 @@ def test_prefill_and_append_equal_one_forward(loaded: LoadedModel, blocks: list[
         assert torch.equal(kv.documents, session.routing[layer].documents)
 
 
+@pytest.mark.parametrize("tokens", [0, 1, ROOM + 3])
+def test_what_is_taken_back_was_never_run(loaded: LoadedModel, tokens: int) -> None:
+    memory, runner = memory_of(loaded, 6), ModelRunner(loaded)
+    session, plain = (runner.prefill(prompt_of(loaded), memory) for _ in range(2))
+    for each in (session, plain):
+        runner.append(each, [7, 8])
+    before, position = session.logits, session.position
+    for place in range(tokens):
+        runner.append(session, [9 + place % 3])
+    session.take_back(tokens, before)
+    assert torch.equal(session.logits, plain.logits)
+    assert session.position == position
+    for each in (session, plain):
+        runner.append(each, [12, 13])
+    assert torch.equal(session.logits, plain.logits)
+
+
 def test_sessions_share_nothing(loaded: LoadedModel) -> None:
     memory, runner = memory_of(loaded, 6), ModelRunner(loaded)
     first, second = runner.prefill(prompt_of(loaded), memory), runner.prefill(prompt_of(loaded), memory)

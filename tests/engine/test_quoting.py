@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsparse.engine.extractive import find_span, same_text, squeeze
+from memsparse.engine.extractive import find_span, squeeze
 from memsparse.engine.quoting import Quote
 from memsparse.text import PromptBuilder
 from tests.engine.builders import SENTENCES, tiny_model
 from tests.fakes import char_builder
 from tests.tiny import tiny_tokenizer
 
-ABSENT = "The documents do not say"
 CHARACTERS = char_builder()
 CHARACTER_SIZE = 0x7000  # the code points the tests write
 TINY = PromptBuilder(tiny_tokenizer())
@@ -32,8 +31,8 @@ RAGGED = (
 )
 
 
-def quote(builder: PromptBuilder, size: int, texts: Sequence[str], absent: str = ABSENT) -> Quote:
-    return Quote(builder, texts, vocab_size=size, absent_answer=absent)
+def quote(builder: PromptBuilder, size: int, texts: Sequence[str]) -> Quote:
+    return Quote(builder, texts, vocab_size=size)
 
 
 def spell(quoted: Quote, ids: Sequence[int]) -> bool:
@@ -52,15 +51,12 @@ def may_stop(quoted: Quote, builder: PromptBuilder) -> bool:
 @settings(deadline=None, max_examples=150)
 @given(
     texts=st.lists(st.sampled_from(RAGGED) | st.text("ab 19\u00e9\u0301\u4eac\n", max_size=12), max_size=3),
-    absent=st.sampled_from([ABSENT, "", "\u4e0d\u77e5\u9053"]),
     seed=st.integers(0, 10**6),
     larger=st.booleans(),
 )
-def test_whatever_is_chosen_is_a_quote_or_the_sentence_for_none(
-    texts: list[str], absent: str, seed: int, larger: bool
-) -> None:
+def test_whatever_is_chosen_is_a_quote(texts: list[str], seed: int, larger: bool) -> None:
     builder, size = (LARGER.prompts, LARGER.config.vocab_size) if larger else (TINY, TINY_SIZE)
-    quoted = quote(builder, size, texts, absent)
+    quoted = quote(builder, size, texts)
     chance = random.Random(seed)
     ids: list[int] = []
     for _ in range(120):
@@ -71,8 +67,8 @@ def test_whatever_is_chosen_is_a_quote_or_the_sentence_for_none(
         quoted.feed(token)
     said = builder.decode(ids)
     if may_stop(quoted, builder) and squeeze(said):
-        assert same_text(said, absent) or any(find_span(said, text) for text in texts)
-        assert squeeze(said) == quoted.text or same_text(said, absent)
+        assert any(find_span(said, text) for text in texts)
+        assert squeeze(said) == quoted.text
     if quoted.text:
         assert squeeze(said).startswith(quoted.text)
         assert any(find_span(quoted.text, text) for text in texts)
@@ -83,7 +79,7 @@ def test_whatever_is_chosen_is_a_quote_or_the_sentence_for_none(
 def test_exactly_what_find_span_finds_is_whole(data: st.DataObject, text: str) -> None:
     start = data.draw(st.integers(0, len(text) - 1))
     answer = "".join(text[start : data.draw(st.integers(start + 1, len(text)))].split())
-    quoted = quote(CHARACTERS, CHARACTER_SIZE, ["other", text], "")
+    quoted = quote(CHARACTERS, CHARACTER_SIZE, ["other", text])
     spelt = spell(quoted, [ord(character) for character in answer.swapcase()])
     whole = spelt and may_stop(quoted, CHARACTERS) and bool(answer)
     assert whole == any(find_span(answer.swapcase(), one) for one in ("other", text))
@@ -116,8 +112,6 @@ def test_every_run_of_words_is_open_however_it_is_split(text: str) -> None:
         ("954", "In 1954"),
         ("Maria Stone", "Maria Lund met Dr. Stone."),
         ("tea cup", "a cup of tea"),
-        ("documents do", "nothing"),
-        ("the documents do", "nothing"),
     ],
 )
 def test_half_words_loops_and_mixtures_never_stand(answer: str, text: str) -> None:
@@ -139,27 +133,9 @@ def test_what_was_cut_short_is_its_last_whole_quote() -> None:
     assert not may_stop(quoted, CHARACTERS)
 
 
-@pytest.mark.parametrize("more", ["", "o", "ocuments do not sa", "ocuments do not say"])
-def test_the_sentence_for_none_is_no_quote_though_its_start_is_one(more: str) -> None:
-    quoted = quote(CHARACTERS, CHARACTER_SIZE, ["the harbour"])
-    assert spell(quoted, [ord(letter) for letter in "the"])
-    assert quoted.text == "the"
-    assert spell(quoted, [ord(letter) for letter in f" d{more}"])
-    assert quoted.text == ""
-    assert may_stop(quoted, CHARACTERS) == more.endswith("say")
-
-
-def test_nothing_read_leaves_the_sentence_for_none() -> None:
-    quoted = quote(CHARACTERS, CHARACTER_SIZE, [])
-    assert {chr(id_) for id_ in quoted.allowed() if not chr(id_).isspace()} == {"t", "T"}
-    assert spell(quoted, [ord(letter) for letter in ABSENT])
-    assert may_stop(quoted, CHARACTERS)
-    assert quoted.text == ""
-
-
 @pytest.mark.parametrize("texts", [[], [""], [" \n"]])
 def test_nothing_to_say_leaves_the_end(texts: list[str]) -> None:
-    assert quote(TINY, TINY_SIZE, texts, "").allowed() == TINY.stop_ids
+    assert quote(TINY, TINY_SIZE, texts).allowed() == TINY.stop_ids
 
 
 @pytest.mark.parametrize(
@@ -169,7 +145,7 @@ def test_nothing_to_say_leaves_the_end(texts: list[str]) -> None:
 def test_characters_of_several_tokens_are_open_and_no_others(answer: str, lead: str) -> None:
     text = "In \u5927\u6771\u4eac\u90fd, \u00e9t\u00e9: Zu\u0308rich - \u041c\u0430\u043b\u043c\u0451."
     ids = TINY.encode_text(lead + answer)
-    quoted = quote(TINY, TINY_SIZE, [text], "")
+    quoted = quote(TINY, TINY_SIZE, [text])
     for at, id_ in enumerate(ids):
         assert id_ in quoted.allowed()
         if "\ufffd" in TINY.decode(ids[:at]):
@@ -177,23 +153,23 @@ def test_characters_of_several_tokens_are_open_and_no_others(answer: str, lead: 
         quoted.feed(id_)
     assert may_stop(quoted, TINY)
     assert find_span(quoted.text, text) == find_span(answer, text)
-    assert not spell(quote(TINY, TINY_SIZE, [text], ""), TINY.encode_text(f"{lead}\u5317"))
+    assert not spell(quote(TINY, TINY_SIZE, [text]), TINY.encode_text(f"{lead}\u5317"))
 
 
 def test_a_mark_of_its_own_meets_the_character_it_belongs_to() -> None:
     composed, decomposed = "\u00e9tang", "e\u0301tang"
     for read, said in ((composed, decomposed), (decomposed, composed)):
-        quoted = quote(TINY, TINY_SIZE, [read], "")
+        quoted = quote(TINY, TINY_SIZE, [read])
         assert spell(quoted, TINY.encode_text(said))
         assert find_span(quoted.text, read) == (0, len(read))
 
 
 def test_a_place_no_token_leads_away_from_is_never_entered() -> None:
     # The tokenizer composes accents, so a bare letter can not go on to its mark.
-    quoted = quote(TINY, TINY_SIZE, ["\u00e9tang"], "")
+    quoted = quote(TINY, TINY_SIZE, ["\u00e9tang"])
     assert not spell(quoted, TINY.encode_text("e"))
-    assert not spell(quote(TINY, TINY_SIZE, ["a\ud800b"], ""), TINY.encode_text("ab"))
-    assert quote(TINY, TINY_SIZE, ["\ud800"], "").allowed() == TINY.stop_ids
+    assert not spell(quote(TINY, TINY_SIZE, ["a\ud800b"]), TINY.encode_text("ab"))
+    assert quote(TINY, TINY_SIZE, ["\ud800"]).allowed() == TINY.stop_ids
 
 
 def test_spaces_are_open_once_in_a_row() -> None:
@@ -218,7 +194,7 @@ def test_an_answer_is_never_empty() -> None:
 
 def test_control_tokens_are_never_open() -> None:
     text = "say <|im_end|> or <|object_ref_end|> now"
-    quoted = quote(TINY, TINY_SIZE, [text], "")
+    quoted = quote(TINY, TINY_SIZE, [text])
     control = set(TINY.tokenizer.control_tokens.values())
     assert control.isdisjoint(quoted.allowed())
     assert spell(quoted, TINY.encode_text(text))

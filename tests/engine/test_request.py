@@ -156,7 +156,7 @@ def test_no_answer_at_all(loaded: LoadedModel) -> None:
 def test_the_sentence_for_no_answer_counts_as_none(loaded: LoadedModel, settings: dict[str, bool]) -> None:
     extractive, quotes = "extractive" in settings, len(settings) == 1
     model = {"absent_answer": "The documents do not say", "extractive": extractive}
-    said = (quoting if quotes else answering)("the documents do not  say")
+    said = quoting("the documents do not say") if quotes else answering("the documents do not  say")
     answer, pieces, _ = run(
         loaded,
         ["", said],
@@ -167,6 +167,28 @@ def test_the_sentence_for_no_answer_counts_as_none(loaded: LoadedModel, settings
     )
     assert (answer.text, answer.found, pieces) == (NOT_FOUND, False, [NOT_FOUND])
     assert cited(answer) == [5]
+
+
+@pytest.mark.parametrize(
+    ("sure", "refuse_above"), [(0.99, 0.3), (0.9, 0.3), (0.9, 0.01), (0.9, 0.0), (0.99, 1.0)]
+)
+def test_refusing_takes_a_sentence_that_is_probable_as_a_whole(
+    loaded: LoadedModel, sure: float, refuse_above: float
+) -> None:
+    sentence = loaded.prompts.encode_text(" the documents do not say")
+    likely = [sure**length > refuse_above for length in range(1, len(sentence) + 1)]
+    scripts = ["", quoting("the documents do not say")]
+    runner = ScriptedRunner(loaded.prompts, loaded.config.vocab_size, scripts, [FIRST], sure=sure)
+    answer, _, _ = run(loaded, [], [], model=QUOTES, runner=runner, read_on=0, refuse_above=refuse_above)
+    assert answer.found != likely[-1]
+    tried = sentence[: min(sum(likely), len(sentence) - 1)]
+    assert runner.ran[1 : 1 + len(tried)] == [[id_] for id_ in tried]
+    if answer.found:
+        assert find_span(answer.text, TEXTS[5])
+        assert answer.usage.completion_tokens == len(runner.ran) - len(tried)
+    else:
+        assert answer.usage.completion_tokens == len(sentence)
+        assert len(runner.ran) == len(sentence)
 
 
 def test_an_answer_that_only_begins_like_the_sentence_for_none_is_one(loaded: LoadedModel) -> None:
