@@ -24,7 +24,7 @@ from memsparse.bank.places import Places, Span, rows_of
 from memsparse.bank.segments import SegmentRecord
 from memsparse.bank.tiers import TierReport, Tiers, one_line
 from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeError
-from memsparse.ops.certificate import certify
+from memsparse.ops.certificate import certify, score_promising
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.routing import RoutingRule, chunk_scores, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
@@ -32,8 +32,6 @@ from memsparse.types import MemoryKV, empty_memory
 
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
-WIDENING = 3
-"""Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
 ROWS = 8192
 """Chunks in float64 at a time."""
 
@@ -228,29 +226,29 @@ class BankReader:
 
     def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
         """Bound all, then score exactly, most promising first, until no other can be among the k best."""
-        lower_BN, upper_BN = self._bounds(layer_idx, routing_q, query_mask, k)
-        limit = min(len(self), max(self._tiers.config.rescored or len(self), k))
-        unscored, cut = upper_BN.clone(), upper_BN.new_full((len(upper_BN), 1), float("-inf"))
-        rounds: list[tuple[Tensor, Tensor, Tensor]] = []
-        spent, wanted = 0, min(limit, max(2 * k, FEW // 2))
-        while wanted:
-            bounds, documents = unscored.topk(wanted, dim=1)
-            unscored.scatter_(1, documents, float("-inf"))
-            documents = documents.masked_fill((bounds < cut) | (bounds == float("-inf")), -1)
-            scored = self._score_exactly(layer_idx, routing_q, query_mask, documents)
-            rounds.append((documents, *scored))
-            spent += wanted
-            cut = torch.cat([scores for _, scores, _ in rounds], dim=1).topk(k, dim=1).values[:, -1:]
-            left = int(((unscored >= cut) & (unscored > float("-inf"))).sum(1).max())
-            wanted = min(left, limit - spent, WIDENING * spent)
-        documents, exact, chunk = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
-        best, chosen, certified = certify(upper_BN, documents, exact, k)
+        best_chunks: list[Tensor] = []
+
+        def rescore(documents: Tensor) -> Tensor:
+            scores, chunk = self._score_exactly(layer_idx, routing_q, query_mask, documents)
+            best_chunks.append(chunk)
+            return scores
+
+        rescored = self._tiers.config.rescored
+        scored = score_promising(
+            *self._bounds(layer_idx, routing_q, query_mask),
+            k,
+            rescore,
+            limit=None if rescored is None else max(rescored, k),
+            bound_again=lambda these: self._bound_again(layer_idx, routing_q, query_mask, these),
+        )
+        documents = scored.documents
+        best, chosen, certified = certify(scored.upper, documents, scored.exact, k)
         place = (documents[:, None] == chosen[:, :, None]).int().argmax(2)
-        chunks = chunk.gather(1, place).masked_fill(chosen < 0, -1)
-        all_scores, errors = _middle(lower_BN, upper_BN)
+        chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
+        all_scores, errors = _middle(scored.lower, scored.upper)
         real = documents >= 0
         rows = torch.arange(len(documents), device=documents.device)[:, None].expand_as(documents)[real]
-        all_scores[rows, documents[real]] = exact[real]
+        all_scores[rows, documents[real]] = scored.exact[real]
         errors[rows, documents[real]] = 0
         return _Routed(
             documents=chosen,
@@ -262,33 +260,48 @@ class BankReader:
             rescored=int(real.sum()),
         )
 
-    def _bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(B, N) lower and upper bounds of all scores, tightest for the k best; on the queries' device."""
+    def _bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) lower and upper bounds of all scores, on the queries' device."""
         device = self._tiers.scan_device(routing_q.device)
         q, mask = routing_q.float().to(device), query_mask.to(device)
         lower_BN = torch.full((len(q), len(self)), float("-inf"), device=device)
         upper_BN = lower_BN.clone()
-        best_BK = lower_BN[:, :k].clone()  # lower bounds, of what was scanned so far
         for span, keys in self._stream(layer_idx, device):
             columns = span.columns(device)
             if span.sparse:
                 keys = keys.select(span.rows().to(device))
-            lower, upper = scan_documents(
-                q,
-                keys,
-                columns.of_chunk,
-                mask,
-                num_documents=columns.count,
-                wanted=k,
-                bar=best_BK[:, -1],
-            )
+            lower, upper = scan_documents(q, keys, columns.of_chunk, mask, num_documents=columns.count)
             if columns.chosen is not None:
                 lower, upper = lower[:, columns.chosen], upper[:, columns.chosen]
             here = span.where()
             lower_BN[:, here], upper_BN[:, here] = lower, upper
-            best_BK = torch.cat([best_BK, lower], dim=1).topk(k, dim=1).values
         lower_BN, upper_BN = lower_BN.to(routing_q.device), upper_BN.to(routing_q.device)
         return self._masked(lower_BN), self._masked(upper_BN)
+
+    def _bound_again(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, these: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tighter bounds of documents `these` (N,) bool; of those whose keys are held in host memory."""
+        device = self._tiers.scan_device(routing_q.device)
+        lower_BN = torch.full((len(routing_q), len(self)), float("-inf"), device=device)
+        upper_BN = torch.full_like(lower_BN, float("inf"))
+        if device.type == "cpu" and self._used is not None:
+            q, mask, these = routing_q.float().cpu(), query_mask.cpu(), these.cpu()
+            for span in self._spans[self._used]:
+                keys = span.block.kept.get(layer_idx)
+                chosen = these[span.documents]
+                if keys is None or not bool(chosen.any()):
+                    continue
+                documents, counts = span.documents[chosen], span.counts[chosen]
+                lower_BN[:, documents], upper_BN[:, documents] = scan_documents(
+                    q,
+                    keys.select(rows_of(span.starts[chosen], counts)),
+                    torch.repeat_interleave(torch.arange(len(counts)), counts),
+                    mask,
+                    num_documents=len(counts),
+                    finer=True,
+                )
+        return lower_BN.to(routing_q.device), upper_BN.to(routing_q.device)
 
     def _stream(
         self, layer_idx: int, device: torch.device, *, scanned: bool = True

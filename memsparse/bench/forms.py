@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from memsparse.bank.reader import WIDENING
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
-from memsparse.ops.certificate import certify
+from memsparse.ops.certificate import certify, score_promising
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.routing import RoutingRule, collapse_queries, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
@@ -98,34 +97,34 @@ def ours(case: Case, format: KeyFormat) -> Form:  # noqa: A002 - the word everyw
 def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
     """Route as a bank's reader does: bound all, then score exactly, most promising first, until proven."""
     routing_q, k = fold(case), case.top_k
-    upper = _bounds(case, routing_q, keys)[1]
-    unscored, wanted, spent = upper.clone(), min(case.documents, 2 * k), 0
-    cut = upper.new_full((len(upper), 1), -torch.inf)
-    rounds: list[tuple[Tensor, Tensor]] = []
-    while wanted:
-        bounds, documents = unscored.topk(wanted, dim=1)
-        unscored.scatter_(1, documents, -torch.inf)
-        documents = documents.masked_fill((bounds < cut) | (bounds == -torch.inf), -1)
-        rounds.append((documents, rescore(case, routing_q, documents)))
-        spent += wanted
-        cut = torch.cat([scores for _, scores in rounds], dim=1).topk(k, dim=1).values[:, -1:]
-        left = int(((unscored >= cut) & (unscored > -torch.inf)).sum(1).max())
-        wanted = min(left, WIDENING * spent)
-    documents, exact = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
-    scores, best, certified = certify(upper, documents, exact, k)
-    return Ranking(scores=scores, documents=best, certified=certified, rescored=(documents >= 0).sum(1))
+    scored = score_promising(
+        *_bounds(case, routing_q, keys),
+        k,
+        lambda documents: rescore(case, routing_q, documents),
+        bound_again=lambda these: _bounds_of(case, routing_q, keys, these),
+    )
+    scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    counts = (scored.documents >= 0).sum(1)
+    return Ranking(scores=scores, documents=best, certified=certified, rescored=counts)
 
 
 def _bounds(case: Case, routing_q: Tensor, keys: ScanKeys) -> tuple[Tensor, Tensor]:
     """(B, N) lower and upper bounds of all scores."""
-    return scan_documents(
+    return scan_documents(routing_q, keys, case.doc_of_chunk, case.query_mask, num_documents=case.documents)
+
+
+def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, these: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N) tighter bounds of documents `these` (N,) bool; -inf and inf of the others."""
+    rows = these[case.doc_of_chunk].nonzero()[:, 0]
+    lower, upper = scan_documents(
         routing_q,
-        keys,
-        case.doc_of_chunk,
+        keys.select(rows),
+        case.doc_of_chunk[rows],
         case.query_mask,
         num_documents=case.documents,
-        wanted=case.top_k,
+        finer=True,
     )
+    return lower, upper.masked_fill(~these, torch.inf)
 
 
 def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:

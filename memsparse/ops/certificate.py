@@ -1,48 +1,92 @@
 """From a coarse scan to the exact top k, with a proof: which documents to score exactly, and when to stop.
 
 A coarse scan gives lower <= exact <= upper for every document. Only a document whose upper bound reaches the
-k-th best lower bound can be among the k best; once those are scored exactly, the top k is the exact one.
+k-th best exact score known so far can be among the k best; once no such document is left, the top k is the
+exact one.
 
 B requests, N documents, M documents scored exactly, k wanted. Document indices are -1 where a row has fewer.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memsparse.errors import InputError, ShapeError
+from memsparse.errors import InputError
 from memsparse.ops.routing import top_documents
 
 Rescore = Callable[[Tensor], Tensor]
 """Document indices (B, M), -1 for none, to exact scores (B, M) float32; what it says for -1 is not read."""
+BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Which documents, (N,) bool, to tighter bounds of these, (B, N) each; the others' are -inf and inf."""
+
+FIRST = 32
+"""Documents scored exactly before any others are looked at again, at least."""
+WIDENING = 3
+"""Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
 
 
-def candidates(lower_BN: Tensor, upper_BN: Tensor, k: int) -> Tensor:
-    """Every document that can be among the k best: its upper bound reaches the k-th best lower bound.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Documents scored exactly, and what is known of all."""
 
-    All documents with a chunk where there are no more than k.
+    documents: Tensor
+    """(B, M) int64, in the order scored; -1 for none."""
+    exact: Tensor
+    """(B, M) float32; -inf for none."""
+    lower: Tensor
+    """(B, N) float32, of all documents by their bounds."""
+    upper: Tensor
+    """(B, N) float32."""
 
-    Returns: (B, N) bool.
 
-    Raises: ShapeError if the bounds differ in shape; InputError if k is below 1.
+def score_promising(
+    lower_BN: Tensor,
+    upper_BN: Tensor,
+    k: int,
+    rescore: Rescore,
+    *,
+    limit: int | None = None,
+    bound_again: BoundAgain | None = None,
+) -> Scored:
+    """Score documents exactly, most promising first, until no other can be among the k best.
+
+    The exact scores of the first few are the bar for all others: those that may still reach it are bounded
+    again if they are many, then scored in turn.
+
+    Args:
+        limit: documents to score in each request, at most; at least k. None: as many as the proof takes.
+
+    Raises: InputError if k is below 1.
     """
-    if lower_BN.shape != upper_BN.shape or lower_BN.ndim != 2:
-        raise ShapeError(f"bounds are {tuple(lower_BN.shape)} and {tuple(upper_BN.shape)}; pass (B, N) twice")
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 document")
-    there = upper_BN > -torch.inf
-    if lower_BN.shape[1] <= k:
-        return there
-    bar = lower_BN.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
-    return there & (upper_BN >= bar)
-
-
-def rank_candidates(lower_BN: Tensor, upper_BN: Tensor, k: int) -> Tensor:
-    """The candidates of every request, most promising upper bound first: (B, M) int64, -1 where fewer."""
-    chosen = candidates(lower_BN, upper_BN, k)
-    longest = int(chosen.sum(1).max()) if len(chosen) else 0
-    return top_documents(upper_BN.masked_fill(~chosen, -torch.inf), longest)[1]
+    most = upper_BN.shape[1] if limit is None else min(limit, upper_BN.shape[1])
+    unscored = upper_BN.clone()
+    bar = unscored.new_full((len(unscored), 1), -torch.inf)
+    turns: list[tuple[Tensor, Tensor]] = []
+    spent, wanted = 0, min(most, max(2 * k, FIRST)) if len(unscored) else 0
+    while wanted:
+        bounds, documents = unscored.topk(wanted, dim=1)
+        unscored.scatter_(1, documents, -torch.inf)
+        documents = documents.masked_fill((bounds < bar) | (bounds == -torch.inf), -1)
+        turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
+        spent += wanted
+        bar = torch.cat([scores for _, scores in turns], dim=1).topk(min(k, spent), dim=1).values[:, -1:]
+        left_BN = (unscored >= bar) & (unscored > -torch.inf)
+        if bound_again is not None and int(left_BN.sum(1).max()) > FIRST:
+            lower, upper = bound_again(left_BN.any(0))
+            lower_BN, upper_BN = lower_BN.maximum(lower), upper_BN.minimum(upper)
+            unscored = unscored.minimum(upper)
+            left_BN &= unscored >= bar
+            bound_again = None
+        wanted = min(int(left_BN.sum(1).max()), most - spent, WIDENING * spent)
+    if not turns:
+        none = upper_BN.new_empty(len(upper_BN), 0)
+        turns.append((none.long(), none))
+    documents, exact = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
+    return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
 
 
 def certify(

@@ -8,7 +8,7 @@ N documents, R rows of a loss, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -147,14 +147,12 @@ def folded_scores(
     return rows
 
 
-def candidates(
-    lower_BN: Sequence[Sequence[float]], upper_BN: Sequence[Sequence[float]], k: int
-) -> list[list[bool]]:
-    """Whether fewer than k other documents are certain to score higher, for all that have a chunk."""
-    return [
-        [high > -math.inf and sum(other > high for other in lower) < k for high in upper]
-        for lower, upper in zip(lower_BN, upper_BN, strict=True)
-    ]
+def proven(upper: Sequence[float], exact: Mapping[int, float], k: int) -> bool:
+    """Whether the k best of the documents scored exactly are the k best of all, by the bounds of the rest."""
+    best = sorted(exact.values(), reverse=True)
+    bar = best[k - 1] if len(best) >= k else -math.inf
+    rest = [high for document, high in enumerate(upper) if document not in exact]
+    return all(high < bar or high == -math.inf for high in rest)
 
 
 def _reduce(values: Sequence[Tensor], how: str) -> Tensor:

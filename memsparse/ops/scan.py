@@ -12,18 +12,14 @@ B requests, T tokens, W routing width, C chunks, N documents, R routing tokens o
 tile.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError, ShapeError
 from memsparse.ops import triton_scan
-from memsparse.ops.certificate import candidates
 from memsparse.ops.products import (
     FINER,
     ROUNDED_SUM,
-    Arithmetic,
     RoundedQueries,
     fastest_arithmetic,
     float_slack,
@@ -37,8 +33,6 @@ _PRODUCTS = 2**19
 """Inner products computed at a time, about: what a core's cache holds beside the keys they are of."""
 _ROWS = (256, 4096)
 """Chunks multiplied at a time, fewest and most."""
-_FEW = 8
-"""Documents are bounded again if they have one in so many of the chunks, or fewer."""
 _UNIT_SLACK = 2.0**-20
 """Over the relative error of the few float32 operations after the sum."""
 _UNDERFLOW = 2.0**-80
@@ -53,8 +47,7 @@ def scan_documents(
     query_mask: Tensor,
     *,
     num_documents: int,
-    wanted: int = 0,
-    bar: Tensor | None = None,
+    finer: bool = False,
     tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the score of every document: lower <= exact score <= upper, whatever was rounded on the way.
@@ -68,9 +61,8 @@ def scan_documents(
         doc_of_chunk: (C,) int64, below `num_documents`; in any order, fastest when equal ones are together.
         query_mask: (B, T) bool, True on the tokens that route; requests may have different numbers of them.
         num_documents: N.
-        wanted: best documents the caller is after; those that can be among them are bounded again, with
-            queries that are hardly rounded, where they are few. 0: no document is read twice.
-        bar: (B,) a score that what the caller is after must reach, from documents scanned before.
+        finer: round the queries to next to nothing, which takes about twice as long on a processor; for keys
+            of documents that a first scan left over.
         tile: chunks bounded at a time; memory only.
 
     Returns: lower, upper, both (B, N) float32; -inf in both where a document has no chunk or a request no
@@ -84,36 +76,9 @@ def scan_documents(
             routing_q, keys, doc_of_chunk, query_mask, num_documents=num_documents
         )
     arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
-    scan = partial(_scan, routing_q, query_mask=query_mask, documents=num_documents, tile=tile)
-    lower_BN, upper_BN = scan(keys, doc_of_chunk, arithmetic=arithmetic)
-    if not wanted or arithmetic not in FINER:
-        return lower_BN, upper_BN
-    promising_BN = candidates(lower_BN, upper_BN, wanted)
-    if bar is not None:
-        promising_BN &= upper_BN >= bar[:, None]
-    promising = promising_BN.any(0)
-    rows = promising[doc_of_chunk].nonzero()[:, 0]
-    if len(rows) * _FEW > len(keys):
-        return lower_BN, upper_BN
-    again = scan(keys.select(rows), doc_of_chunk[rows], arithmetic=FINER[arithmetic])
-    return (
-        torch.where(promising, again[0].maximum(lower_BN), lower_BN),
-        torch.where(promising, again[1].minimum(upper_BN), upper_BN),
-    )
-
-
-def _scan(
-    routing_q: Tensor,
-    keys: ScanKeys,
-    doc_of_chunk: Tensor,
-    *,
-    query_mask: Tensor,
-    documents: int,
-    tile: int,
-    arithmetic: Arithmetic,
-) -> tuple[Tensor, Tensor]:
-    """`scan_documents` in one pass and one arithmetic."""
-    bounds = routing_q.new_full((2, documents, len(routing_q)), float("-inf"), dtype=torch.float32)
+    if finer:
+        arithmetic = FINER.get(arithmetic, arithmetic)
+    bounds = routing_q.new_full((2, num_documents, len(routing_q)), float("-inf"), dtype=torch.float32)
     counts = query_mask.sum(1)
     asking = counts.nonzero()[:, 0]
     if len(asking) and len(keys):

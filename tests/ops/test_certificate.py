@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.errors import InputError, ShapeError
-from memsparse.ops import reference
-from memsparse.ops.certificate import candidates, certify, rank_candidates
+from memsparse.errors import InputError
+from memsparse.ops import certificate, reference
+from memsparse.ops.certificate import Scored, certify, score_promising
 from memsparse.ops.routing import top_documents
 
 
@@ -34,22 +34,85 @@ CASES = {
 }
 
 
-@settings(max_examples=150, deadline=None)
-@given(**CASES)
-def test_candidates_scored_exactly_give_the_exact_top_k(
-    seed: int, requests: int, documents: int, k: int, levels: int, spread: int
+def promising(
+    lower: Tensor, exact: Tensor, upper: Tensor, k: int, *, first: int, again: bool, limit: int | None = None
+) -> Scored:
+    """Score what is promising; bounds looked at again are half as wide."""
+    asked: list[Tensor] = []
+
+    def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(these)
+        middle = exact.masked_fill(~these, 0)
+        return (
+            torch.where(these, (lower + middle) / 2, -torch.inf),
+            torch.where(these, (upper + middle) / 2, torch.inf),
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificate, "FIRST", first)
+        scored = score_promising(
+            lower,
+            upper,
+            k,
+            lambda ranked: exact.gather(1, ranked.clamp_min(0)) if len(exact.T) else exact[:, :0],
+            limit=limit,
+            bound_again=bound_again if again else None,
+        )
+    assert len(asked) <= 1
+    assert (scored.lower >= lower).all()
+    assert (scored.upper <= upper).all()
+    for row in scored.documents.tolist():
+        real = [document for document in row if document >= 0]
+        assert len(set(real)) == len(real)
+    return scored
+
+
+@settings(max_examples=200, deadline=None)
+@given(**CASES, first=st.sampled_from([1, 4, 32]), again=st.booleans())
+def test_what_is_promising_scored_exactly_gives_the_exact_top_k(
+    seed: int, requests: int, documents: int, k: int, levels: int, spread: int, first: int, again: bool
 ) -> None:
     lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
-    chosen = candidates(lower, upper, k)
-    assert chosen.tolist() == reference.candidates(lower.tolist(), upper.tolist(), k)
-    ranked = rank_candidates(lower, upper, k)
-    assert torch.equal((ranked >= 0).sum(1), chosen.sum(1))
-    scored = exact.gather(1, ranked.clamp_min(0)) if documents else exact[:, :0]
-    best, found, certified = certify(upper, ranked, scored, k)
+    scored = promising(lower, exact, upper, k, first=first, again=again)
+    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
     expected, index = top_documents(exact, k)
     assert certified.all()
     assert torch.equal(found, index)
     assert torch.equal(best, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(**CASES, limit=st.integers(1, 30))
+def test_within_a_limit_a_certificate_is_honest(
+    seed: int, requests: int, documents: int, k: int, levels: int, spread: int, limit: int
+) -> None:
+    lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
+    scored = promising(lower, exact, upper, k, first=1, again=False, limit=max(limit, k))
+    assert scored.documents.shape[1] <= max(limit, k)
+    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    expected, index = top_documents(exact, k)
+    assert torch.equal(found[certified], index[certified])
+    assert torch.equal(best[certified], expected[certified])
+    for b in range(requests):
+        known = {
+            document: score
+            for document, score in zip(scored.documents[b].tolist(), scored.exact[b].tolist(), strict=True)
+            if document >= 0
+        }
+        assert bool(certified[b]) == reference.proven(upper[b].tolist(), known, k)
+
+
+def test_few_that_are_left_are_not_bounded_again() -> None:
+    exact = torch.arange(40.0)[None]
+    bounds = exact - 5, exact, exact + 5
+
+    def never(these: Tensor) -> tuple[Tensor, Tensor]:
+        raise AssertionError(f"{int(these.sum())} documents are few")
+
+    scored = score_promising(
+        bounds[0], bounds[2], 16, lambda ranked: exact.gather(1, ranked), bound_again=never
+    )
+    assert scored.documents.shape[1] >= 32
 
 
 @settings(max_examples=150, deadline=None)
@@ -89,14 +152,14 @@ def test_nothing_scored_and_nothing_there() -> None:
     none = torch.empty(1, 0, dtype=torch.long)
     assert certify(torch.zeros(1, 1), none, none.float(), 1)[2].tolist() == [False]
     assert certify(torch.zeros(1, 0), none, none.float(), 1)[2].tolist() == [True]
-    assert candidates(torch.zeros(0, 3), torch.zeros(0, 3), 1).shape == (0, 3)
-    assert rank_candidates(torch.zeros(0, 3), torch.zeros(0, 3), 1).shape == (0, 0)
+    for shape in ((0, 3), (2, 0)):
+        nothing = score_promising(torch.zeros(shape), torch.zeros(shape), 1, lambda ranked: ranked.float())
+        assert nothing.exact.shape == nothing.documents.shape
+        assert nothing.documents.shape[0] == shape[0]
 
 
 def test_what_cannot_be_answered_is_refused() -> None:
     with pytest.raises(InputError, match="k is 0"):
-        candidates(torch.zeros(1, 3), torch.zeros(1, 3), 0)
+        score_promising(torch.zeros(1, 3), torch.zeros(1, 3), 0, lambda ranked: ranked.float())
     with pytest.raises(InputError, match="k is 0"):
         certify(torch.zeros(1, 3), torch.zeros(1, 1).long(), torch.zeros(1, 1), 0)
-    with pytest.raises(ShapeError):
-        candidates(torch.zeros(1, 3), torch.zeros(1, 2), 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from memsparse.errors import ConfigError, InputError, ShapeError
 from memsparse.ops import routing, triton_scan
-from memsparse.ops.certificate import candidates
+from memsparse.ops.certificate import certify, score_promising
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.scan import scan_documents as plain_scan_documents
 from memsparse.ops.triton_scan import can_scan, scan_documents, top_documents
@@ -240,7 +240,7 @@ def test_the_interval_holds_at_the_ends_of_float32(key_format, device):
     k=st.integers(1, 10),
     distinct=st.integers(1, 5),
 )
-def test_the_exact_top_k_is_among_the_candidates(device, seed, sizes, width, key_format, k, distinct):
+def test_the_exact_top_k_is_certified(device, seed, sizes, width, key_format, k, distinct):
     chunks, n, batch, tokens = sizes
     generator = torch.Generator().manual_seed(seed)
     # Few distinct keys: ties within and between documents.
@@ -252,9 +252,11 @@ def test_the_exact_top_k_is_among_the_candidates(device, seed, sizes, width, key
     lower, upper = scan(q, quantize_keys(keys, key_format), doc_of_chunk, mask, n, device)
     exact = exact_scores(q, keys, doc_of_chunk, mask, n)
     assert_holds(lower, upper, exact)
-    chosen = candidates(lower, upper, k)
-    for row, documents in enumerate(routing.top_documents(exact, k)[1].tolist()):
-        assert all(chosen[row, document] for document in documents if document >= 0)
+    exact = exact.float()
+    scored = score_promising(lower, upper, k, lambda documents: exact.gather(1, documents.clamp_min(0)))
+    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    assert bool(certified.all())
+    assert all(map(torch.equal, (best, found), routing.top_documents(exact, k)))
 
 
 @needs_triton
