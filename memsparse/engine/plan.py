@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 
 from memsparse.bank.fingerprint import Fingerprint
+from memsparse.bank.keys import WORTH_A_FILE
 from memsparse.bank.scan_files import LOSSY
 from memsparse.bank.tiers import TierConfig, choose_format
 from memsparse.engine.config import EngineConfig
@@ -19,6 +20,7 @@ from memsparse.errors import ConfigError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.flops import pass_flops
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
+from memsparse.ops.products import multiplies_integers
 from memsparse.ops.quantization import KeyFormat, key_bytes
 from memsparse.ops.routing import TILE
 
@@ -155,7 +157,11 @@ def plan_memory(
     share = LARGE_KEY_SHARE if hardware.accelerators else KEY_SHARE
     room = math.floor(share * (_device_bytes(hardware) - weights)) * max(1, hardware.accelerators)
     chosen = choose_format(
-        tiers_config, _fingerprint(config, memory), chunks=memory.chunks, device_bytes=max(0, room)
+        tiers_config,
+        _fingerprint(config, memory),
+        chunks=memory.chunks,
+        device_bytes=max(0, room),
+        integers=not hardware.accelerators and multiplies_integers(memory.width),
     )
     place = _place(memory.key_bytes(chosen), room, hardware)
     tiers = _tiers(memory, hardware, chosen, place, weights, passes)
@@ -308,7 +314,7 @@ def _tiers(
     disk = [
         Item(what="exact routing keys", bytes=memory.stored_key_bytes),
         Item(what="K and V", bytes=memory.content_bytes),
-        *[keys] * (chosen in LOSSY),
+        *[keys] * (chosen in LOSSY and memory.stored_key_bytes >= WORTH_A_FILE),
         Item(what="catalog and texts", bytes=memory.catalog_bytes),
     ]
     first = _tier("device", device, _device_bytes(hardware))

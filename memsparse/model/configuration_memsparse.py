@@ -76,6 +76,12 @@ class MemSparseConfig(Qwen3Config):
         for name in ("chunk_size", "top_k_documents"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        kv_heads = self.num_key_value_heads or self.num_attention_heads
+        if self.num_attention_heads % kv_heads:
+            raise ConfigError(
+                f"num_key_value_heads is {kv_heads}; give a divisor of num_attention_heads, "
+                f"{self.num_attention_heads}"
+            )
         outside = [layer for layer in self.memory_layers if not 0 <= layer < self.num_hidden_layers]
         if outside or sorted(set(self.memory_layers)) != list(self.memory_layers):
             raise ConfigError(

@@ -60,6 +60,21 @@ class RoundedQueries:
     """(B,) float64, the most that rounding took from a token, as a norm, in units."""
 
 
+class Room:
+    """Memory that is used again: on a CPU fresh memory for every tile costs as much as the product."""
+
+    def __init__(self) -> None:
+        self._taken: dict[torch.dtype, Tensor] = {}
+
+    def take(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """A CPU tensor whose values are left over from its last use."""
+        size = shape[0] * shape[1]
+        held = self._taken.get(dtype)
+        if held is None or len(held) < size:
+            held = self._taken[dtype] = torch.empty(size, dtype=dtype)
+        return held[:size].view(shape)
+
+
 def round_queries(
     tokens_RW: Tensor, request_R: Tensor, requests: int, arithmetic: Arithmetic
 ) -> RoundedQueries:
@@ -97,14 +112,24 @@ def round_queries(
     )
 
 
-def tile_products(keys: ScanKeys, queries: RoundedQueries) -> Tensor:
-    """Inner products of the codes with the rounded queries: (M, R) int32, bf16 or float32."""
+def tile_products(keys: ScanKeys, queries: RoundedQueries, room: Room | None = None) -> Tensor:
+    """Inner products of the codes with the rounded queries: (M, R) int32 or float32.
+
+    Args:
+        room: memory to use, again for every tile; the next tile writes over what this one returned.
+    """
+    room = room or Room()
+    shape = len(keys), len(queries.values)
     if queries.arithmetic in _LARGEST:
-        sums = torch._int_mm(unpack_codes(keys), queries.values.T)
+        sums = torch._int_mm(unpack_codes(keys), queries.values.T, out=room.take(shape, torch.int32))
         if queries.arithmetic == "int8":
             return sums
         high, low = sums.chunk(2, dim=1)
         return low.float().add_(high, alpha=128)
+    if queries.arithmetic == "bf16" and keys.device.type == "cpu":
+        rounded = room.take(shape, torch.bfloat16)
+        torch.mm(_codes_as(keys, torch.bfloat16), queries.values.T, out=rounded)
+        return room.take(shape, torch.float32).copy_(rounded)  # the max of bf16 is many times slower
     return inner_products(_codes_as(keys, _DTYPES[queries.arithmetic])[None], queries.values)[0]
 
 
@@ -114,6 +139,11 @@ def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) 
         return "float32"
     choices = tuple(a for a in EXACT[key_format] if a != "int8" or width <= WIDEST)
     return _fastest(choices, torch.get_num_threads())
+
+
+def multiplies_integers(width: int) -> bool:
+    """Whether integers are what this processor multiplies fastest."""
+    return fastest_arithmetic("int8", width, torch.device("cpu")) == "int8"
 
 
 def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ from memsparse.ops import triton_scan
 from memsparse.ops.products import (
     FINER,
     ROUNDED_SUM,
+    Room,
     RoundedQueries,
     fastest_arithmetic,
     float_slack,
@@ -29,8 +30,8 @@ from memsparse.ops.products import (
 from memsparse.ops.quantization import ScanKeys, round_up
 from memsparse.ops.routing import TILE
 
-_PRODUCTS = 2**19
-"""Inner products computed at a time, about: what a core's cache holds beside the keys they are of."""
+_PRODUCTS = 2**20
+"""Inner products computed at a time, about."""
 _ROWS = (256, 4096)
 """Chunks multiplied at a time, fewest and most."""
 _UNIT_SLACK = 2.0**-20
@@ -87,9 +88,10 @@ def scan_documents(
         tokens = counts[asking].tolist()
         factors = _half_width(queries, keys)
         part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
+        room = Room()
         for start in range(0, len(keys), tile):
             here = keys.narrow(start, min(tile, len(keys) - start))
-            interval = _interval(_best_products(here, queries, tokens), here, queries, *factors)
+            interval = _interval(_best_products(here, queries, tokens, room), here, queries, *factors)
             runs = torch.unique_consecutive(doc_of_chunk[start : start + tile], return_counts=True)
             for bound_NB, of_chunk_MB in zip(part, interval, strict=True):
                 _raise_documents(bound_NB, runs, of_chunk_MB)
@@ -109,16 +111,14 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
     return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))
 
 
-def _best_products(keys: ScanKeys, queries: RoundedQueries, tokens: list[int]) -> Tensor:
+def _best_products(keys: ScanKeys, queries: RoundedQueries, tokens: list[int], room: Room) -> Tensor:
     """The best product of each request's tokens with every chunk, in units: (M, B) float32."""
-    rows = min(max(_PRODUCTS // len(queries.values), _ROWS[0]), _ROWS[1])
+    rows = min(max(_PRODUCTS // max(len(queries.values), 1), _ROWS[0]), _ROWS[1])
     best_MB = torch.empty(len(keys), len(tokens), device=keys.device)
     even = len(set(tokens)) == 1
     for start in range(0, len(keys), rows):
         part = keys.narrow(start, min(rows, len(keys) - start))
-        products = tile_products(part, queries)
-        if products.dtype == torch.bfloat16:
-            products = products.float()  # the max of bf16 is many times slower on a CPU
+        products = tile_products(part, queries, room)
         here = best_MB[start : start + rows]
         if even:
             here.copy_(products.view(len(part), len(tokens), -1).amax(2))

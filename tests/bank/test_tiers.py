@@ -285,6 +285,21 @@ def test_auto_takes_the_best_format_that_fits(dtype: str, device_bytes: int, exp
     assert tiers.choose_format(asked, fingerprint, chunks=100, device_bytes=device_bytes) == "int4"
 
 
+@pytest.mark.parametrize(
+    ("chunks", "device_bytes", "expected"),
+    [
+        (100, 10**9, "bf16"),
+        (2**16, 10**9, "int8"),
+        (2**16, 2 * 2**16 * 44 - 1, "int4"),
+        (2**16, 0, "bf16"),
+    ],
+)
+def test_auto_takes_integers_where_they_are_fast(chunks: int, device_bytes: int, expected: str) -> None:
+    given = {"chunks": chunks, "device_bytes": device_bytes, "integers": True}
+    assert tiers.choose_format(TierConfig(), WIDE, **given) == expected
+    assert tiers.choose_format(TierConfig(routing_keys="bf16"), WIDE, **given) == "bf16"
+
+
 def test_auto_takes_no_format_the_width_does_not_divide_into() -> None:
     odd = replace(WIDE, kv_heads=1, head_dim=12)
     bits = 2 * 100 * 20

@@ -150,6 +150,13 @@ def test_a_bad_published_setting_is_refused(settings: dict[str, Any], message: s
         MemSparseConfig.from_dict(published(**settings))
 
 
+def test_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="num_key_value_heads is 5; give a divisor of num_attention_heads, 16"
+    ):
+        MemSparseConfig(num_attention_heads=16, num_key_value_heads=5)
+
+
 def test_missing_published_settings_are_named() -> None:
     settings = {
         k: v for k, v in PUBLISHED["msa_config"].items() if k not in ("top_k_docs", "router_layer_idx")

@@ -8,6 +8,7 @@ from memsparse.ops.products import (
     EXACT,
     FINER,
     Arithmetic,
+    Room,
     RoundedQueries,
     fastest_arithmetic,
     round_queries,
@@ -56,6 +57,10 @@ def test_products_are_of_the_codes_and_the_rounded_queries(
     else:
         rtol = {"bf16": 2.0**-8, "float32": 1e-5, "int16": 1e-6}[arithmetic]
         torch.testing.assert_close(got.double(), exact, rtol=rtol, atol=1e-5 * float(exact.abs().max()))
+    room = Room()
+    for part in (keys, keys.narrow(chunks // 2, chunks - chunks // 2), keys):  # larger, smaller, larger
+        again = tile_products(part, queries, room)
+        assert torch.equal(again, got[-len(part) :])
 
 
 @pytest.mark.parametrize(
