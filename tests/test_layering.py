@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memsparse"
 
 LAYERS = (
     {"types", "errors", "config"},
-    {"text", "json_lines", "machine", "readers", "sources", "ops"},
-    {"model"},
+    {"text", "json_lines", "readers", "sources", "ops"},
+    {"model", "machine"},
     {"bank"},
     {"engine"},
     {"distributed"},
