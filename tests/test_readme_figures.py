@@ -15,6 +15,7 @@ import torch
 from memsparse.bench.decode import measure_decode
 from memsparse.bench.encode import measure_encode
 from memsparse.bench.routing import measure_routing
+from memsparse.bench.scale import measure_scale
 from tests.engine.builders import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,6 +222,7 @@ def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path):
             loaded, documents=4, questions=1, together=(1, 2), max_new_tokens=2, **options
         ),
         "routing": measure_routing(loaded.config, [40], cpu, repeats=1, questions=0, **options),
+        "scale": measure_scale(loaded, [2000, 4000], repeats=1, with_peer=False, seconds_each=0.01),
     }
     for name, result in measured.items():
         (tmp_path / f"bench-{name}.json").write_text(json.dumps(result), "utf-8")
