@@ -123,9 +123,9 @@ class ContentTier:
         self._files = files
         self._quantized = quantized
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
-        self._pins = torch.cuda.is_available()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="memsparse-content") if ahead else None
         self._fetching: Future[None] | None = None
+        self._mutex = threading.Lock()
 
     def gather(self, layer: int, places: Sequence[Place], *, like: Tensor) -> Tensor:
         """K and V of documents, one after the other: (2, M, G, D) on the device and in the dtype of `like`.
@@ -158,34 +158,38 @@ class ContentTier:
         """Content on the device, copied there where it is not held, all missing documents at once."""
         keys = [(layer, place.record.id, place.offset) for place in places]
         if device.type == "cpu":
-            return [self._from_host(key, place) for key, place in zip(keys, places, strict=True)]
+            return [self._from_host(*each, pins=False) for each in zip(keys, places, strict=True)]
         hot = self.devices.get(device)
         found = [None if hot is None else hot.get(key) for key in keys]
         missing = [index for index, content in enumerate(found) if content is None]
         if missing:
-            host = [self._from_host(keys[index], places[index]) for index in missing]
+            pins = device.type == "cuda"
+            host = [self._from_host(keys[index], places[index], pins=pins) for index in missing]
             for index, content in zip(missing, self._copy(host, device), strict=True):
                 found[index] = content
                 if hot is not None:
                     hot.put(keys[index], content)
         return [content for content in found if content is not None]
 
-    def _from_host(self, key: tuple[int, int, int], place: Place) -> Content:
+    def _from_host(self, key: tuple[int, int, int], place: Place, *, pins: bool) -> Content:
+        """Content in host memory, page-locked where an accelerator copies it."""
         content = self.host.get(key)
         if content is None:
             segment = self._files.get(place.record)
             here = slice(place.offset, place.offset + place.chunks)
             values = torch.stack([segment.tensor(key[0], name)[here] for name in ("k", "v")])
             content = quantize_content(values) if self._quantized else Content(values=values)
-            self.host.put(key, content.pin_memory() if self._pins else content)
+            content = content.pin_memory() if pins else content
+            self.host.put(key, content)
         return content
 
     def _copy(self, contents: Sequence[Content], device: torch.device) -> list[Content]:
         """Contents on an accelerator; on CUDA from page-locked memory, on a stream of its own."""
         if device.type != "cuda":
             return [content.to(device) for content in contents]
-        if device not in self._streams:
-            self._streams[device] = torch.cuda.Stream(device)
+        with self._mutex:
+            if device not in self._streams:
+                self._streams[device] = torch.cuda.Stream(device)
         user = torch.cuda.current_stream(device)
         with torch.cuda.stream(self._streams[device]):
             copies = [

@@ -74,6 +74,28 @@ class KeyBlock:
     """Layer -> (C,) float32 norms of stored keys that are not held, computed once."""
 
 
+class KeyBudget:
+    """Bytes for routing keys on one device, shared by all tiers there; safe to share between threads."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.held = 0
+        self._mutex = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take bytes, if there are so many left."""
+        with self._mutex:
+            if self.held + size > self.total:
+                return False
+            self.held += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Return bytes that were taken."""
+        with self._mutex:
+            self.held -= size
+
+
 class KeyTier:
     """The routing keys of one bank on one device in one format; safe to share between threads."""
 
@@ -85,13 +107,13 @@ class KeyTier:
         device: torch.device,
         *,
         key_format: KeyFormat,
-        budget: int,
+        budget: KeyBudget,
         writes_files: bool,
     ) -> None:
         """Hold nothing yet.
 
         Args:
-            budget: bytes of keys to hold; the rest is loaded for every scan.
+            budget: of the device; keys beyond it are loaded for every scan.
             writes_files: keep quantised keys in side files.
         """
         self.device = device
@@ -99,6 +121,8 @@ class KeyTier:
         self.budget = budget
         self.held = 0
         """Bytes of the keys it holds."""
+        self.merges = 0
+        """How often a block was taken into a larger one; places told before are then out of date."""
         self._files = files
         self._scan_files = scan_files
         self._stored = fingerprint.torch_dtype
@@ -120,6 +144,7 @@ class KeyTier:
             new = [record for record in records if record.id not in self._of_segment]
             if new and self._blocks and self._blocks[-1].chunks < self._block_chunks:
                 last = self._blocks.pop()
+                self.merges += 1
                 self._drop(last)
                 new = [*last.segments, *new]
             while new:
@@ -141,14 +166,16 @@ class KeyTier:
         buffers: tuple[Tensor, Tensor] | None = None
         try:
             for place, block in enumerate(blocks):
-                if buffers is None and layer not in block.kept:
+                if buffers is None and _needs_buffer(block, layer):
                     buffers = self._borrow(), self._borrow()
                 buffer = None if buffers is None else buffers[place % 2]
                 keys = self._load(layer, block, buffer) if ahead is None else ahead.result()
                 ahead = None
                 if place + 1 < len(blocks) and layer not in blocks[place + 1].kept:
-                    buffers = buffers or (self._borrow(), self._borrow())
-                    ahead = self._ahead.submit(self._load, layer, blocks[place + 1], buffers[(place + 1) % 2])
+                    if buffers is None and _needs_buffer(blocks[place + 1], layer):
+                        buffers = self._borrow(), self._borrow()
+                    following = None if buffers is None else buffers[(place + 1) % 2]
+                    ahead = self._ahead.submit(self._load, layer, blocks[place + 1], following)
                 yield keys
         finally:
             if ahead is not None:
@@ -158,14 +185,16 @@ class KeyTier:
                     self._spare += buffers
 
     def release(self) -> None:
-        """Let go of everything held, and hold nothing from now on."""
+        """Let go of everything held; it is held again as far as the budget allows."""
         with self._mutex:
-            self.budget = 0
+            self._spare.clear()
             for block in self._blocks:
                 self._drop(block)
 
     def _drop(self, block: KeyBlock) -> None:
-        self.held -= sum(keys.nbytes for keys in block.kept.values())
+        size = sum(keys.nbytes for keys in block.kept.values())
+        self.held -= size
+        self.budget.give_back(size)
         block.kept.clear()
 
     def _borrow(self) -> Tensor:
@@ -185,13 +214,18 @@ class KeyTier:
                 return block.kept[layer]
             current = self._of_segment[block.segments[0].id] is block  # not one since taken into another
             size = block.chunks * key_bytes(self._width, self.format)
-            holds = current and self.held + size <= self.budget
-            keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
-            if self.device.type != "cpu":
-                keys = self._copy(keys)
+            holds = current and self.budget.take(size)
+            try:
+                keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
+                if self.device.type != "cpu":
+                    keys = self._copy(keys)
+            except BaseException:
+                self.budget.give_back(size if holds else 0)
+                raise
             if holds:
                 block.kept[layer] = keys
                 self.held += keys.nbytes
+                self.budget.give_back(size - keys.nbytes)
             return keys
 
     def _copy(self, keys: ScanKeys) -> ScanKeys:
@@ -236,6 +270,11 @@ class KeyTier:
             errors=norms.new_zeros(()).expand(len(norms)),
             norms=norms,
         )
+
+
+def _needs_buffer(block: KeyBlock, layer: int) -> bool:
+    """Whether the keys of a block are put together of several segments, for one scan."""
+    return layer not in block.kept and len(block.segments) > 1
 
 
 def _joined(parts: list[Tensor], buffer: Tensor | None) -> Tensor:

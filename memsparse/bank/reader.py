@@ -92,7 +92,8 @@ class BankReader:
         self._fingerprint = fingerprint
         self._scans = (rule.head_reduce, rule.query_reduce, rule.chunk_reduce) == ("mean", "max", "max")
         self._seen = [segments[id_] for id_ in places.segments.unique().tolist()]
-        self._spans: dict[KeyTier, list[Span]] = {}
+        self._spans: dict[KeyTier, tuple[int, list[Span]]] = {}
+        """By tier: how many merges it had seen before they were laid, and the spans."""
         self._used: KeyTier | None = None
         self._reads = self._rescored = self._uncertified = 0
         self._mutex = threading.Lock()
@@ -135,10 +136,11 @@ class BankReader:
                 len(routing_q), self._fingerprint.kv_heads, self._fingerprint.head_dim, like=routing_q
             )
         while True:
+            fallbacks = len(self._tiers.fallbacks)
             try:
                 return self._gather(layer_idx, routing_q, self._route(layer_idx, routing_q, query_mask))
             except torch.OutOfMemoryError as error:
-                self._tiers.fall_back(routing_q.device, error)
+                self._tiers.fall_back(routing_q.device, error, known=fallbacks)
             except torch.AcceleratorError as error:
                 raise BankError(
                     f"the accelerator failed while reading the bank ({one_line(error)}); the bank is intact; "
@@ -153,7 +155,8 @@ class BankReader:
         scores_BN = torch.full(
             (len(routing_q), len(self)), float("-inf"), dtype=torch.float32, device=routing_q.device
         )
-        for span, keys in self._stream(layer_idx, routing_q.device, scanned=False):
+        device = self._tiers.scan_device(routing_q.device)
+        for span, keys in self._stream(layer_idx, device, scanned=False):
             codes = keys.codes
             if span.visible < span.block.chunks:
                 codes = codes[span.rows().to(codes.device)]
@@ -287,7 +290,7 @@ class BankReader:
         upper_BN = torch.full_like(lower_BN, float("inf"))
         if device.type == "cpu" and self._used is not None:
             q, mask, these = routing_q.float().cpu(), query_mask.cpu(), these.cpu()
-            for span in self._spans[self._used]:
+            for span in self._spans[self._used][1]:
                 keys = span.block.kept.get(layer_idx)
                 chosen = these[span.documents]
                 if keys is None or not bool(chosen.any()):
@@ -306,14 +309,16 @@ class BankReader:
     def _stream(
         self, layer_idx: int, device: torch.device, *, scanned: bool = True
     ) -> Iterator[tuple[Span, ScanKeys]]:
-        """The view and its routing keys, block by block."""
-        device = self._tiers.scan_device(device)
+        """The view and its routing keys on a device that scans, block by block."""
         with self._mutex:
             chunks = sum(record.chunks for record in self._seen)
             tier = self._tiers.keys(device, chunks=chunks, scanned=scanned)
-            if tier not in self._spans:
-                self._spans[tier] = self._places.spans(tier.place(self._seen)) if self._seen else []
-            self._used, spans = tier, self._spans[tier]
+            laid = self._spans.get(tier)
+            if laid is None or laid[0] != tier.merges:
+                merges = tier.merges
+                laid = merges, self._places.spans(tier.place(self._seen)) if self._seen else []
+                self._spans[tier] = laid
+            self._used, spans = tier, laid[1]
         yield from zip(spans, tier.stream(layer_idx, [span.block for span in spans]), strict=True)
 
     def _score_exactly(
@@ -434,7 +439,7 @@ class BankReader:
 def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """The middle of intervals and how far their ends may lie from it, rounded up; -inf and 0 for none."""
     none = upper == float("-inf")
-    middle = (lower.double() + upper.double()).div_(2).float()
+    middle = (lower.double() + upper.double()).div_(2).float().nan_to_num_(nan=0.0, posinf=0.0)
     reach = torch.maximum(upper.double() - middle, middle - lower.double()).float()
     reach = reach.nextafter(torch.full_like(reach, float("inf")))
     return middle.masked_fill_(none, float("-inf")), reach.masked_fill_(none, 0)

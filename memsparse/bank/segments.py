@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from memsparse.errors import BankCorruptError, BankError, ShapeError
 FOLDER = "segments"
 OPEN_SEGMENTS = 4096
 """Segments kept mapped at a time; each takes address space and a few mappings, no file handle."""
+_YOUNG = 3600
+"""Seconds within which the writing of a side file certainly ends."""
 _OURS = re.compile(r"(\d{6,})(\.[a-z]+\d*)?\.safetensors(\.[0-9a-f]{8})?(\.tmp)?")
 """A segment, or a file of quantised keys beside it; `.tmp` while it is written."""
 
@@ -150,12 +153,26 @@ def file_sha256(path: Path) -> str:
 
 
 def stray_files(folder: Path, known: set[str]) -> list[Path]:
-    """Files named like segments that no catalog row names, and those beside such: left by a killed writer."""
-    return sorted(path for path in _ours(folder) if _segment_of(path) not in known)
+    """Files named like segments that no catalog row names, and those beside such: left by a killed writer.
+
+    A side file is written without the bank's lock, so a young unfinished one may be somebody's.
+    """
+    return sorted(path for path in _ours(folder) if _segment_of(path) not in known and not _is_young(path))
 
 
 def _ours(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def _is_young(path: Path) -> bool:
+    """Whether a file is an unfinished side file of the last hour."""
+    found = _OURS.fullmatch(path.name)
+    if not found or not (found[2] and found[4]):
+        return False
+    try:
+        return time.time() - path.stat().st_mtime < _YOUNG
+    except FileNotFoundError:
+        return True  # it was finished, or given up, in this moment
 
 
 def _segment_of(path: Path) -> str:

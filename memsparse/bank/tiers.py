@@ -17,7 +17,7 @@ import torch
 
 from memsparse.bank.content import ContentTier, Hot
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.keys import WORTH_A_FILE, KeyTier, stored_format
+from memsparse.bank.keys import WORTH_A_FILE, KeyBudget, KeyTier, stored_format
 from memsparse.bank.scan_files import ScanFiles
 from memsparse.bank.segments import SegmentFiles
 from memsparse.errors import BankError, ConfigError
@@ -154,7 +154,7 @@ class Tiers:
         self._fingerprint = fingerprint
         self._scan_files = ScanFiles(files.folder, files, fingerprint, writes=writes)
         self._keys: dict[tuple[torch.device, KeyFormat], KeyTier] = {}
-        self._budgets: dict[torch.device, int] = {}
+        self._budgets: dict[torch.device, KeyBudget] = {}
         self._scans_on: dict[torch.device, torch.device] = {}
         self._mutex = threading.RLock()
         host_bytes = free_host_bytes() // 16 if config.host_bytes is None else config.host_bytes
@@ -184,11 +184,14 @@ class Tiers:
                     self.config,
                     self._fingerprint,
                     chunks=chunks,
-                    device_bytes=budget,
+                    device_bytes=budget.total,
                     integers=device.type == "cpu" and multiplies_integers(self._fingerprint.width),
                 )
             key = (device, key_format)
             if key not in self._keys:
+                for (where, _), tier in self._keys.items():
+                    if where == device:  # of a bank that was smaller, perhaps
+                        tier.release()
                 stored = stored_format(self._fingerprint.torch_dtype)
                 stored_bytes = chunks * key_bytes(self._fingerprint.width, stored)
                 self._keys[key] = KeyTier(
@@ -202,12 +205,18 @@ class Tiers:
                 )
             return self._keys[key]
 
-    def fall_back(self, device: torch.device, error: RuntimeError) -> None:
+    def fall_back(self, device: torch.device, error: RuntimeError, *, known: int | None = None) -> None:
         """Use one tier less of a device that ran out of memory: hold nothing on it, then do not scan on it.
+
+        Args:
+            known: how many fallbacks there were when what failed began: if there are more now, another read
+                has seen to it already, and nothing is done.
 
         Raises: BankError where there is no tier left.
         """
         with self._mutex:
+            if known is not None and known < len(self.fallbacks):
+                return
             scanning = self.scan_device(device)
             if scanning.type == "cpu":
                 raise BankError(
@@ -216,13 +225,16 @@ class Tiers:
                 ) from error
             hot = self.content.devices.pop(device, None)
             held = sum(tier.held for (where, _), tier in self._keys.items() if where == scanning)
+            budget = self._budgets.get(scanning)
+            held_any = budget is not None and budget.total > 0
+            if budget is not None:
+                budget.total = 0
             for (where, _), tier in self._keys.items():
                 if where == scanning:
                     tier.release()
             if hot is not None:
                 hot.clear()
-            if self._budgets.get(scanning, 0):
-                self._budgets[scanning] = 0
+            if held_any:
                 said = f"{scanning} is out of memory: routing keys ({held:,} bytes) are read block by block"
             else:
                 self._scans_on[device] = torch.device("cpu")
@@ -242,16 +254,16 @@ class Tiers:
         """Bytes of K and V held."""
         return self.content.host.held + sum(hot.held for hot in self.content.devices.values())
 
-    def _budget(self, device: torch.device) -> int:
+    def _budget(self, device: torch.device) -> KeyBudget:
         """Bytes for routing keys on a device, measured once: what is held must not count as taken later."""
         if device not in self._budgets:
             given = self.config.device_bytes
             if device.type == "cuda":
                 free = torch.cuda.mem_get_info(device)[0]
-                self._budgets[device] = free * 7 // 10 if given is None else given
+                self._budgets[device] = KeyBudget(free * 7 // 10 if given is None else given)
                 self.content.devices[device] = Hot(free // 20)
             else:
-                self._budgets[device] = free_host_bytes() // 2 if given is None else given
+                self._budgets[device] = KeyBudget(free_host_bytes() // 2 if given is None else given)
         return self._budgets[device]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from traceback import clear_frames
 from types import TracebackType
 
 from memsparse.engine.model_runner import ModelRunner, Need, Prefill, Session
@@ -84,7 +85,7 @@ class Ticket:
         if isinstance(error, StopIteration):
             self._answer = error.value
         elif isinstance(error, Exception):
-            self.error = error
+            self.error = _detached(error)
         if error is not None:
             self.end()
         return isinstance(error, Exception)
@@ -106,10 +107,12 @@ class Scheduler:
         self._mutex = threading.Lock()
         self._tickets: dict[Ticket, None] = {}
         """Not done yet, oldest first."""
+        self._left: deque[Ticket] = deque()
+        """Those whose callers want no more of them."""
         self._waiting: list[Ticket] = []
         """Those whose callers wait, the longest waiting first."""
-        self._led = False
-        """Whether one of the callers runs the steps."""
+        self._leading: Ticket | None = None
+        """The one whose caller runs the steps."""
 
     def ask(self, questions: Sequence[Question]) -> list[Ticket]:
         """Run questions to their ends; what ended one with an error is in its ticket alone."""
@@ -143,37 +146,43 @@ class Scheduler:
 
     def _enter(self, tickets: Sequence[Ticket]) -> None:
         with self._mutex:
+            self._forget_left()
             self._tickets.update(dict.fromkeys(tickets))
 
     def _leave(self, tickets: Sequence[Ticket]) -> None:
-        with self._mutex:
-            for ticket in tickets:
-                self._tickets.pop(ticket, None)
+        """Take no lock: the collector may close a stream in any thread, one that holds the lock as well."""
+        self._left.extend(tickets)
+
+    def _forget_left(self) -> None:
+        while self._left:
+            self._tickets.pop(self._left.popleft(), None)
 
     def _wait(self, ticket: Ticket) -> None:
-        """Wait for news of a ticket; run the steps while nobody else does."""
-        with self._mutex:
-            self._waiting.append(ticket)
-            try:
-                while self._led and not ticket.news:
-                    ticket.changed.wait()
-            finally:
-                self._waiting.remove(ticket)
-                self._wake_next()
-            if ticket.news:
-                return
-            self._led = True
+        """Wait for news of a ticket; run the steps while nobody else does.
+
+        An interrupt may come between any two lines: whatever was reached, the end undoes it.
+        """
         try:
-            while not ticket.news:
+            with self._mutex:
+                self._waiting.append(ticket)
+                while self._leading is not None and not ticket.news:
+                    ticket.changed.wait()
+                self._waiting.remove(ticket)
+                if not ticket.news:
+                    self._leading = ticket
+            while self._leading is ticket and not ticket.news:
                 self._step()
         finally:
             with self._mutex:
-                self._led = False
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+                if self._leading is ticket:
+                    self._leading = None
                 self._wake_next()
 
     def _wake_next(self) -> None:
         """Unless somebody runs the steps, let the longest waiting do so."""
-        if self._waiting and not self._led:
+        if self._waiting and self._leading is None:
             self._waiting[0].changed.notify()
 
     def _step(self) -> None:
@@ -197,6 +206,7 @@ class Scheduler:
     def _choose(self) -> list[Ticket]:
         """The oldest tickets whose needs fit into one step, the first in any case."""
         with self._mutex:
+            self._forget_left()
             oldest = list(islice(self._tickets, self._max_batch))
         chosen: list[Ticket] = []
         left = self._max_batch_tokens
@@ -237,6 +247,16 @@ class Scheduler:
                 [session] = self._runner.run([need])
             if not ticket.done:
                 ticket.take(session)
+
+
+def _detached(error: Exception) -> Exception:
+    """The error with the lines it came by, but without what they had in hand: that may be a whole pass."""
+    trace = error.__traceback__
+    each: BaseException | None = error.with_traceback(None if trace is None else trace.tb_next)
+    while each is not None:
+        clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _ignore(piece: str) -> None:

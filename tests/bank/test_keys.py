@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsparse.bank import Bank, keys
-from memsparse.bank.keys import KeyTier, stored_keys
+from memsparse.bank.keys import KeyBudget, KeyTier, stored_keys
 from memsparse.bank.scan_files import ScanFiles
 from memsparse.errors import BankCorruptError, InputError
 from tests.bank.builders import FINGERPRINT, add, flip_byte
@@ -61,7 +61,8 @@ def make(bank: Bank, monkeypatch: pytest.MonkeyPatch, **options) -> KeyTier:
     """Blocks of up to 10 chunks: (4, 6), (3), (9), (2)."""
     monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 10 * 40})
     scan_files = ScanFiles(bank._files.folder, bank._files, bank.fingerprint, writes=False)
-    defaults = {"key_format": "float32", "budget": 10**6, "writes_files": False}
+    options["budget"] = KeyBudget(options.get("budget", 10**6))
+    defaults = {"key_format": "float32", "writes_files": False}
     return KeyTier(bank._files, scan_files, bank.fingerprint, CPU, **{**defaults, **options})
 
 
@@ -85,7 +86,10 @@ def test_blocks_are_whole_segments_and_stream_in_order(
             assert torch.equal(found, torch.cat([part.routing_k[layer] for part in chunks]).float())
         assert tier.held <= budget
         assert tier.held == sum(keys.nbytes for block in blocks for keys in block.kept.values())
+        assert tier.budget.held == tier.held
+        tier.budget.total = 0
         tier.release()
+        assert (tier.budget.held, tier.held) == (0, 0)
         found = torch.cat([block.codes for block in tier.stream(1, blocks)])
         assert torch.equal(found, torch.cat([part.routing_k[1] for part in chunks]).float())
         assert tier.held == 0

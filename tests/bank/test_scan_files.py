@@ -170,11 +170,14 @@ def test_orphans_are_swept_and_other_files_are_not(path: Path) -> None:
     ]
     for name in [*orphans, "000001.notes.txt"]:
         (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    (folder / "000001.int8.safetensors.0b2c3d4e.tmp").touch()  # somebody writes it, maybe
     with Bank.open(path, read_only=True) as bank:
         assert len(bank.verify()) == 3
     Bank.open(path).close()
     assert sorted(os.listdir(folder)) == [
         "000001.int8.safetensors",
+        "000001.int8.safetensors.0b2c3d4e.tmp",
         "000001.notes.txt",
         "000001.safetensors",
         "000002.int8.safetensors",

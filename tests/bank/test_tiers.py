@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, tiers
-from memsparse.bank.keys import KeyTier
+from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, scan_files, tiers
+from memsparse.bank.keys import KeyBudget, KeyTier
 from memsparse.bank.segments import EncodedChunks
 from memsparse.errors import BankError, ConfigError
+from memsparse.ops.quantization import ScanKeys, key_bytes
 from memsparse.ops.routing import top_documents
 from tests.bank.builders import FINGERPRINT, add, all_tokens, make_chunks, make_passages, queries
 
@@ -285,6 +287,59 @@ def test_auto_takes_the_best_format_that_fits(dtype: str, device_bytes: int, exp
     assert tiers.choose_format(asked, fingerprint, chunks=100, device_bytes=device_bytes) == "int4"
 
 
+def filled(bank: Bank, namespace: str, passages: int, seed: int) -> None:
+    numbers = list(bank.reserve(passages))
+    chunks = make_chunks([3] * passages, bank.fingerprint, seed=seed)
+    bank.commit(make_passages(numbers, namespace=namespace), chunks)
+
+
+def test_the_formats_of_a_growing_bank_share_one_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers, "multiplies_integers", lambda width: False)
+    monkeypatch.setattr(reader, "FEW", 3)
+    layers = len(WIDE.memory_layers)
+    config = TierConfig(device_bytes=330 * layers * key_bytes(WIDE.width, "bf16"))
+    routing_q = torch.nn.functional.normalize(torch.randn(1, 4, WIDE.width), dim=-1)
+    with Bank.create(tmp_path / "bank", WIDE) as bank:
+        for passages, expected in ((100, "bf16"), (70, "int8")):
+            filled(bank, "a", passages, seed=passages)
+            found = bank.reader(top_k=4, tiers=config)
+            for layer in WIDE.memory_layers:
+                found.read(layer, routing_q, all_tokens(routing_q))
+            report = found.report()
+            assert report.routing_keys == expected
+            assert 0 < report.key_bytes <= (config.device_bytes or 0)
+        chunks = sum(record.chunks for record in bank.layout().segments.values())
+        assert report.key_bytes == chunks * layers * key_bytes(WIDE.width, "int8")
+
+
+def test_what_another_reader_merged_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    quantize = scan_files.quantize_keys
+
+    def counted(*arguments: Any) -> ScanKeys:
+        calls.append(1)
+        return quantize(*arguments)
+
+    monkeypatch.setattr(scan_files, "quantize_keys", counted)
+    monkeypatch.setattr(reader, "FEW", 3)
+    routing_q = torch.nn.functional.normalize(torch.randn(1, 4, WIDE.width), dim=-1)
+    query_mask, config = all_tokens(routing_q), TierConfig(routing_keys="int8")
+    with Bank.create(tmp_path / "bank", WIDE) as bank:
+        filled(bank, "a", 40, seed=1)
+        filled(bank, "b", 30, seed=2)
+        one, other = (bank.reader(top_k=4, tiers=config, namespace=name) for name in "ab")
+        before = one.read(1, routing_q, query_mask)
+        other.read(1, routing_q, query_mask)
+        calls.clear()
+        for _ in range(3):
+            assert torch.equal(one.read(1, routing_q, query_mask).documents, before.documents)
+        assert not calls
+
+
 @pytest.mark.parametrize(
     ("chunks", "device_bytes", "expected"),
     [
@@ -339,13 +394,15 @@ class TestOutOfMemory:
 
     def test_a_device_loses_a_tier_at_a_time(self, bank: Bank, caplog: pytest.LogCaptureFixture) -> None:
         used = bank._shared_tiers(TierConfig(device_bytes=10**6))
-        used._budgets[self.device] = 10**6
+        used._budgets[self.device] = KeyBudget(10**6)
         tier = used.keys(self.device, chunks=9)
         assert used.scan_device(self.device) == self.device
         with caplog.at_level(logging.WARNING):
             used.fall_back(self.device, self.error)
-        assert (tier.budget, used.scan_device(self.device)) == (0, self.device)
-        assert used.keys(self.device, chunks=9).budget == 0
+        assert (tier.budget.total, used.scan_device(self.device)) == (0, self.device)
+        assert used.keys(self.device, chunks=9) is tier
+        used.fall_back(self.device, self.error, known=0)  # another read failed of the same want
+        assert used.scan_device(self.device) == self.device
         used.fall_back(self.device, self.error)
         assert used.scan_device(self.device) == torch.device("cpu")
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
@@ -371,9 +428,11 @@ class TestOutOfMemory:
 
         told = []
         monkeypatch.setattr(reader, "scan_documents", scan_or_fail)
-        monkeypatch.setattr(found._tiers, "fall_back", lambda device, error: told.append(device))
+        monkeypatch.setattr(
+            found._tiers, "fall_back", lambda device, error, *, known: told.append((device, known))
+        )
         assert torch.equal(found.read(1, routing_q, query_mask).documents, expected.documents)
-        assert told == [torch.device("cpu")] * 2
+        assert told == [(torch.device("cpu"), 0)] * 2
 
     def test_without_a_tier_left_it_is_an_error_and_the_bank_is_well(
         self, bank: Bank, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -353,7 +355,9 @@ def test_threads_share_passes() -> None:
     assert texts == ["a: xyz", "b: xyz", *(f"{name}: " for name in "cdef")]
     assert len(runner.passes) < 22 / 2  # that many needs, of which most ran together
     assert max(map(len, runner.passes)) >= everybody - 1
-    assert (scheduler._tickets, scheduler._waiting, scheduler._led) == ({}, [], False)
+    assert (scheduler._waiting, scheduler._leading) == ([], None)
+    scheduler._enter([])
+    assert scheduler._tickets == {}
 
 
 def test_threads_of_an_engine_get_the_answers_of_one(engines: list[MemoryEngine]) -> None:
@@ -435,3 +439,52 @@ def test_settings_of_batches_are_checked() -> None:
     for name in ("max_batch", "max_batch_tokens"):
         with pytest.raises(InputError, match=name):
             EngineConfig(**{name: 0})
+
+
+def test_a_stream_the_collector_closes_takes_no_lock() -> None:
+    scheduler = scheduler_of(FakeRunner())
+    stream = scheduler.stream(steps_of("a", [1, 1, 1], text="xyz"))
+    assert next(stream) == "x"
+    with scheduler._mutex:  # as if the collector ran while this thread holds it
+        stream.close()
+    scheduler._enter([])
+    assert scheduler._tickets == {}
+
+
+def test_an_error_keeps_nothing_of_the_pass_alive() -> None:
+    class Heavy:
+        """Stands for activations and caches."""
+
+    held: list[weakref.ref[Heavy]] = []
+
+    def failing(names: list[str]) -> None:
+        heavy = Heavy()
+        held.append(weakref.ref(heavy))
+        raise EngineError("broken")
+
+    gc.disable()
+    try:
+        scheduler = scheduler_of(FakeRunner(before=failing))
+        [ticket] = scheduler.ask([steps_of("a", [1])])
+        assert str(ticket.error) == "broken"
+        assert held
+        assert all(each() is None for each in held)
+        with pytest.raises(EngineError, match="broken") as told:
+            ticket.result()
+        assert any(entry.name == "failing" for entry in told.traceback)
+    finally:
+        gc.enable()
+
+
+def test_whoever_is_interrupted_while_leading_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = scheduler_of(FakeRunner())
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.ask([steps_of("a", [1])])
+    assert (scheduler._leading, scheduler._waiting) == (None, [])
+    assert scheduler.ask([steps_of("b", [1])])[0].result().text == "b: "
