@@ -3,7 +3,7 @@
     python benchmarks/certified_questions.py CORPUS QUERIES [--questions 1000] [--routing-keys int8]
 
 Asks a bank of the corpus every question, one round, and compares at each memory layer the documents selected
-with the best of the exact scores of all. Prints one JSON object: the shares certified and equal (both should be
+with the best of the exact scores of all. Prints one JSON object: the shares certified and equal (both must be
 1.0), how many documents were scored exactly, and the bytes of keys scanned against those of bfloat16.
 """
 
