@@ -20,7 +20,7 @@ from memsparse.cli_bench import app as bench_app
 from memsparse.cli_eval import app as eval_app
 from memsparse.cli_plan import plan
 from memsparse.cli_train import app as train_app
-from memsparse.config import processes
+from memsparse.config import let_threads_sleep, processes
 from memsparse.console import (
     SkipNotes,
     fail,
@@ -74,6 +74,7 @@ app.add_typer(train_app, name="train")
 
 def main() -> None:
     """Run the command line; the entry point."""
+    let_threads_sleep()
     if "--debug" not in sys.argv:
         sys.excepthook = _unexpected
     command = partial(get_command(app), prog_name="memsparse")

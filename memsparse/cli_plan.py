@@ -85,7 +85,8 @@ def _show(plan: "Plan") -> None:
     for tier in plan.tiers:
         rows += [(tier.name, item.what, size(item.bytes), "", "") for item in tier.items]
         room = "" if tier.capacity is None else size(tier.capacity)
-        state = "" if tier.capacity is None else "fits" if tier.fits else "does not fit"
+        less = "the rest is read from the disk" if tier.name == "host" else "does not fit"
+        state = "" if tier.capacity is None else "fits" if tier.fits else less
         rows.append((tier.name, "all", size(tier.bytes), room, state))
     show_rows(rows, ("tier", "what", "bytes", "room", ""))
     question = plan.question

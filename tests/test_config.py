@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from memsparse.config import cache_dir, processes, rank, rank_timeout
+from memsparse.config import cache_dir, let_threads_sleep, processes, rank, rank_timeout
 from memsparse.errors import ConfigError
 
 
@@ -57,3 +58,12 @@ def test_processes_are_those_torchrun_names(monkeypatch):
     assert (processes(), processes(here=True), rank(), rank(here=True)) == (8, 4, 5, 1)
     monkeypatch.setenv("WORLD_SIZE", "many")
     assert processes() == 1
+
+
+def test_threads_sleep_unless_somebody_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"

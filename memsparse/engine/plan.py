@@ -184,6 +184,7 @@ def plan_memory(
         ),
         assumptions=(
             *hardware.assumed,
+            f"routing keys may take {share:.0%} of what weights and a pass leave free on the device",
             f"documents have {length} tokens, and the last chunk of each is half full",
             f"{TEXT_BYTES:g} bytes of text a token, {ROW_BYTES} bytes of rows a document",
             f"a question has {question_tokens} tokens, all of which route; one round",
