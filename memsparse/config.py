@@ -15,8 +15,8 @@ from memsparse.errors import ConfigError
 def let_threads_sleep() -> None:
     """Have OpenMP's threads sleep while they wait for one another, unless the environment says otherwise.
 
-    Spinning threads gain nothing measurable on idle cores and take a hundred times as long on busy ones. Call it
-    before torch is imported.
+    Spinning threads gain nothing measurable on idle cores and take a hundred times as long on busy ones. Has
+    no effect once torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
