@@ -1,13 +1,15 @@
 """Inner products of a tile of keys with the routing queries, in this machine's fastest arithmetic.
 
 The keys are the rows that stream by, the queries the small matrix that stays: (M, W) x (R, W) -> (M, R).
-Which arithmetic is fastest is found by trying each once on small tensors; one that is not as exact as a bound
-claims (some processors without integer dot products saturate sums) is not used.
+Which arithmetic is fastest, and whether by our own kernel or by torch, is found by trying each once on small
+tensors; one that is not as exact as a bound claims (some processors without integer dot products saturate
+sums) is not used.
 
-M chunks of a tile, R routing tokens of all requests, W routing width.
+M chunks of a tile, B requests, R routing tokens of all requests, W routing width.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError
+from memsparse.ops import native
 from memsparse.ops.quantization import KeyFormat, ScanKeys, unpack_codes
 from memsparse.ops.routing import inner_products
 
@@ -34,14 +37,22 @@ EXACT: dict[KeyFormat, tuple[Arithmetic, ...]] = {
 FINER: dict[Arithmetic, Arithmetic] = {"int8": "int16", "bf16": "float32"}
 """The arithmetic that rounds next to nothing, for the same keys."""
 ROUNDED_SUM: dict[Arithmetic, float] = {"int8": 0.0, "int16": 0.0, "bf16": 1.01 * 2.0**-8, "float32": 0.0}
-"""What rounding a finished sum to the result's dtype costs at most, relative to the sum."""
+"""What torch's rounding of a finished sum to the result's dtype costs at most, relative to the sum."""
 WIDEST = 2**17
 """Columns up to which int32 holds a sum of int8 products."""
-_DTYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "float32": torch.float32}
+_DTYPES: dict[Arithmetic, torch.dtype] = {
+    "int8": torch.int8,
+    "bf16": torch.bfloat16,
+    "float32": torch.float32,
+}
 _LARGEST: dict[Arithmetic, int] = {"int8": 127, "int16": 127 * 128}
-_TRIAL = (192, 1024, 32)
-"""Chunks, width and tokens of a trial."""
+_TRIAL = (2048, 1024, 32)
+"""Chunks, width and tokens of a trial: more keys than the nearest caches hold, as in a scan."""
 _ROUNDS = 12
+_PRODUCTS = 2**20
+"""Inner products torch computes at a time, about."""
+_ROWS = (256, 4096)
+"""Chunks torch multiplies at a time, fewest and most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +123,56 @@ def round_queries(
     )
 
 
+class BestProducts:
+    """The best product of each request's tokens with keys that stream by, tile after tile."""
+
+    def __init__(
+        self, queries: RoundedQueries, tokens: Sequence[int], *, by_kernel: bool | None = None
+    ) -> None:
+        """Lay out the queries.
+
+        Args:
+            tokens: how many each request has, in order; at least 1.
+            by_kernel: multiply by our own kernel, which must take them. None: if it is the faster way.
+        """
+        self.queries = queries
+        self.tokens = list(tokens)
+        self._even = len(set(self.tokens)) == 1
+        self._room = Room()
+        if by_kernel is None:
+            by_kernel = queries.values.device.type == "cpu" and kernel_is_faster(
+                queries.arithmetic, queries.values.shape[1]
+            )
+        self._vectors = native.lay_out(queries.values, self.tokens) if by_kernel else None
+
+    @property
+    def rounded_sum(self) -> float:
+        """What rounding a finished sum costs at most, relative to the sum."""
+        return 0.0 if self._vectors is not None else ROUNDED_SUM[self.queries.arithmetic]
+
+    def of(self, keys: ScanKeys) -> Tensor:
+        """(M, B) float32, in units."""
+        if self._vectors is not None:
+            return native.best_products(_codes_as(keys, self._vectors.dtype), self._vectors)
+        rows = min(max(_PRODUCTS // max(len(self.queries.values), 1), _ROWS[0]), _ROWS[1])
+        best_MB = torch.empty(len(keys), len(self.tokens), device=keys.device)
+        for start in range(0, len(keys), rows):
+            part = keys.narrow(start, min(rows, len(keys) - start))
+            products = tile_products(part, self.queries, self._room)
+            here = best_MB[start : start + rows]
+            if self._even:
+                here.copy_(products.view(len(part), len(self.tokens), -1).amax(2))
+            else:
+                for request, own in enumerate(products.split(self.tokens, dim=1)):
+                    here[:, request] = own.amax(1)
+        return best_MB
+
+
+def kernel_is_faster(arithmetic: Arithmetic, width: int) -> bool:
+    """Whether our own kernel takes such queries on this processor, and is faster than torch's product."""
+    return _kernel_takes(arithmetic, width) and _fastest((arithmetic,), torch.get_num_threads())[1]
+
+
 def tile_products(keys: ScanKeys, queries: RoundedQueries, room: Room | None = None) -> Tensor:
     """Inner products of the codes with the rounded queries: (M, R) int32 or float32.
 
@@ -138,7 +199,7 @@ def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) 
     if device.type != "cpu":
         return "float32"
     choices = tuple(a for a in EXACT[key_format] if a != "int8" or width <= WIDEST)
-    return _fastest(choices, torch.get_num_threads())
+    return choices[0] if len(choices) == 1 else _fastest(choices, torch.get_num_threads())[0]
 
 
 def multiplies_integers(width: int) -> bool:
@@ -156,11 +217,17 @@ def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:
     return moved.to(dtype).mul_(2.0**120)
 
 
+def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
+    dtype = _DTYPES.get(arithmetic)
+    return dtype is not None and native.can_multiply(dtype, width)
+
+
 @cache
-def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> Arithmetic:
-    """Try each; `threads` is part of what is remembered, because it decides too."""
-    if len(choices) == 1:
-        return choices[0]
+def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> tuple[Arithmetic, bool]:
+    """Try each by torch and by our kernel; `threads` is part of what is remembered, because it decides too.
+
+    Returns: the arithmetic, and whether the kernel is to multiply.
+    """
     chunks, width, tokens = _TRIAL
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (chunks, width), generator=generator, dtype=torch.int8)
@@ -175,28 +242,33 @@ def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> Arithmetic:
     )
     q = torch.rand(tokens, width, generator=generator) - 0.5
     q[0] = 0.5
-    trials = {name: round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name) for name in choices}
-    trials = {name: queries for name, queries in trials.items() if _is_sound(keys, queries)}
+    trials: dict[tuple[Arithmetic, bool], BestProducts] = {}
+    for name in choices:
+        queries = round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name)
+        for by_kernel in (False, True)[: 1 + _kernel_takes(name, width)]:
+            if _is_sound(keys, queries, by_kernel=by_kernel):
+                trials[name, by_kernel] = BestProducts(queries, [tokens], by_kernel=by_kernel)
     if not trials:
         raise ConfigError(f"no matrix product of {' or '.join(choices)} works here; check the torch build")
     took = dict.fromkeys(trials, float("inf"))
     for _ in range(_ROUNDS):  # in turns, so that whatever else the machine does slows all of them
-        for name, queries in trials.items():
+        for way, products in trials.items():
             began = time.perf_counter()
-            tile_products(keys, queries)
-            took[name] = min(took[name], time.perf_counter() - began)
-    return min(took, key=lambda name: took[name])
+            products.of(keys)
+            took[way] = min(took[way], time.perf_counter() - began)
+    return min(took, key=lambda way: took[way])
 
 
-def _is_sound(keys: ScanKeys, queries: RoundedQueries) -> bool:
+def _is_sound(keys: ScanKeys, queries: RoundedQueries, *, by_kernel: bool) -> bool:
     """Whether there is such a product, and it is as exact as the bounds take it to be."""
+    each = BestProducts(queries, [1] * len(queries.values), by_kernel=by_kernel)
     try:
-        product = tile_products(keys, queries).double()
+        product = each.of(keys).double()
     except (AttributeError, RuntimeError, TypeError):
         return False
     exact = keys.codes.double() @ queries.values.double().T
-    sums = 0.0 if queries.arithmetic == "int8" else float_slack(keys.width)
-    room = ROUNDED_SUM[queries.arithmetic] * exact.abs()
+    sums = 2.0**-24 if queries.arithmetic == "int8" else float_slack(keys.width)
+    room = each.rounded_sum * exact.abs()
     room += sums * torch.outer(keys.norms, queries.values.float().norm(dim=1))
     return bool(((product - exact).abs() <= room).all())
 

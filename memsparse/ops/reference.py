@@ -147,6 +147,16 @@ def folded_scores(
     return rows
 
 
+def best_products(keys: Tensor, tokens: Tensor, counts: Sequence[int]) -> list[list[float]]:
+    """The largest inner product of every key with the tokens of each request: (M, B)."""
+    best = []
+    for key in keys:
+        products = [sum(a * b for a, b in zip(key.tolist(), token.tolist(), strict=True)) for token in tokens]
+        own = iter(products)
+        best.append([max(next(own) for _ in range(count)) for count in counts])
+    return best
+
+
 def proven(upper: Sequence[float], exact: Mapping[int, float], k: int) -> bool:
     """Whether the k best of the documents scored exactly are the k best of all, by the bounds of the rest."""
     best = sorted(exact.values(), reverse=True)

@@ -19,21 +19,16 @@ from memsparse.errors import ConfigError, ShapeError
 from memsparse.ops import triton_scan
 from memsparse.ops.products import (
     FINER,
-    ROUNDED_SUM,
-    Room,
+    BestProducts,
     RoundedQueries,
     fastest_arithmetic,
     float_slack,
     round_queries,
-    tile_products,
 )
 from memsparse.ops.quantization import ScanKeys, round_up
-from memsparse.ops.routing import TILE
 
-_PRODUCTS = 2**20
-"""Inner products computed at a time, about."""
-_ROWS = (256, 4096)
-"""Chunks multiplied at a time, fewest and most."""
+_BOUNDS = 2**20
+"""Chunks times requests bounded at a time, about."""
 _UNIT_SLACK = 2.0**-20
 """Over the relative error of the few float32 operations after the sum."""
 _UNDERFLOW = 2.0**-80
@@ -49,7 +44,7 @@ def scan_documents(
     *,
     num_documents: int,
     finer: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the score of every document: lower <= exact score <= upper, whatever was rounded on the way.
 
@@ -64,7 +59,7 @@ def scan_documents(
         num_documents: N.
         finer: round the queries to next to nothing, which takes about twice as long on a processor; for keys
             of documents that a first scan left over.
-        tile: chunks bounded at a time; memory only.
+        tile: chunks bounded at a time; memory only. None: fewer for more requests.
 
     Returns: lower, upper, both (B, N) float32; -inf in both where a document has no chunk or a request no
         routing token; (-inf, inf) where a query is not finite, or too long for float32.
@@ -85,13 +80,13 @@ def scan_documents(
     if len(asking) and len(keys):
         request_R = torch.repeat_interleave(torch.arange(len(asking), device=asking.device), counts[asking])
         queries = round_queries(routing_q[query_mask], request_R, len(asking), arithmetic)
-        tokens = counts[asking].tolist()
+        products = BestProducts(queries, counts[asking].tolist())
         factors = _half_width(queries, keys)
+        tile = tile or max(_BOUNDS // len(asking), 1)
         part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
-        room = Room()
         for start in range(0, len(keys), tile):
             here = keys.narrow(start, min(tile, len(keys) - start))
-            interval = _interval(_best_products(here, queries, tokens, room), here, queries, *factors)
+            interval = _interval(products.of(here), products.rounded_sum, here, queries, *factors)
             runs = torch.unique_consecutive(doc_of_chunk[start : start + tile], return_counts=True)
             for bound_NB, of_chunk_MB in zip(part, interval, strict=True):
                 _raise_documents(bound_NB, runs, of_chunk_MB)
@@ -111,25 +106,13 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
     return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))
 
 
-def _best_products(keys: ScanKeys, queries: RoundedQueries, tokens: list[int], room: Room) -> Tensor:
-    """The best product of each request's tokens with every chunk, in units: (M, B) float32."""
-    rows = min(max(_PRODUCTS // max(len(queries.values), 1), _ROWS[0]), _ROWS[1])
-    best_MB = torch.empty(len(keys), len(tokens), device=keys.device)
-    even = len(set(tokens)) == 1
-    for start in range(0, len(keys), rows):
-        part = keys.narrow(start, min(rows, len(keys) - start))
-        products = tile_products(part, queries, room)
-        here = best_MB[start : start + rows]
-        if even:
-            here.copy_(products.view(len(part), len(tokens), -1).amax(2))
-        else:
-            for request, own in enumerate(products.split(tokens, dim=1)):
-                here[:, request] = own.amax(1)
-    return best_MB
-
-
 def _interval(
-    best_MB: Tensor, keys: ScanKeys, queries: RoundedQueries, of_errors_B: Tensor, of_norms_B: Tensor
+    best_MB: Tensor,
+    rounded_sum: float,
+    keys: ScanKeys,
+    queries: RoundedQueries,
+    of_errors_B: Tensor,
+    of_norms_B: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Bounds of every chunk's score, both (M, B); -inf or inf where float32 does not hold them."""
     if keys.scales is not None:
@@ -137,8 +120,8 @@ def _interval(
     best_MB.mul_(queries.units.float())
     half_MB = torch.outer(keys.errors, of_errors_B).add_(2.0**-120)
     half_MB.addr_(keys.norms.clamp_min(_UNDERFLOW), of_norms_B)
-    if ROUNDED_SUM[queries.arithmetic]:
-        half_MB.add_(best_MB.abs(), alpha=ROUNDED_SUM[queries.arithmetic])
+    if rounded_sum:
+        half_MB.add_(best_MB.abs(), alpha=rounded_sum)
     inf = float("inf")
     return (
         (best_MB - half_MB).nan_to_num_(nan=-inf, posinf=-inf, neginf=-inf),
@@ -154,7 +137,9 @@ def _raise_documents(bounds_NB: Tensor, runs: tuple[Tensor, Tensor], scores_MB: 
     bounds_NB.scatter_reduce_(0, documents[:, None].expand_as(best_RB), best_RB, "amax")
 
 
-def _check(routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor, query_mask: Tensor, tile: int) -> None:
+def _check(
+    routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor, query_mask: Tensor, tile: int | None
+) -> None:
     if routing_q.ndim != 3 or routing_q.shape[2] != keys.width:
         raise ShapeError(
             f"queries are {tuple(routing_q.shape)}; pass (requests, tokens, {keys.width}) for these keys"
@@ -163,5 +148,5 @@ def _check(routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor, query_mask: 
         raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
     if doc_of_chunk.shape != (len(keys),):
         raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(keys)} chunks; pass one per chunk")
-    if tile < 1:
+    if tile is not None and tile < 1:
         raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")

@@ -1,13 +1,16 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError
-from memsparse.ops import products
+from memsparse.ops import native, products
 from memsparse.ops.products import (
     EXACT,
     FINER,
     Arithmetic,
+    BestProducts,
     Room,
     RoundedQueries,
     fastest_arithmetic,
@@ -38,6 +41,11 @@ def _fresh_trials():
     products._fastest.cache_clear()
     yield
     products._fastest.cache_clear()
+
+
+@pytest.fixture
+def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
 
 
 @pytest.mark.parametrize(("key_format", "arithmetic"), PAIRS)
@@ -99,6 +107,7 @@ def test_very_wide_keys_are_not_summed_in_int32() -> None:
     assert fastest_arithmetic("int8", products.WIDEST + 1, CPU) != "int8"
 
 
+@pytest.mark.usefixtures("_no_kernel")
 def test_a_product_that_saturates_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     def saturating(k: Tensor, q: Tensor) -> Tensor:
         pairs = k.int()[:, :, None] * q.int()[None]
@@ -109,6 +118,7 @@ def test_a_product_that_saturates_is_passed_over(monkeypatch: pytest.MonkeyPatch
     assert fastest_arithmetic("int8", 1024, CPU) in ("bf16", "float32")
 
 
+@pytest.mark.usefixtures("_no_kernel")
 def test_a_machine_without_products_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> Tensor:
         raise RuntimeError("not implemented here")
@@ -118,16 +128,71 @@ def test_a_machine_without_products_is_told_so(monkeypatch: pytest.MonkeyPatch) 
         fastest_arithmetic("int8", 1024, CPU)
 
 
+@pytest.mark.usefixtures("_no_kernel")
 def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
     slow = {"int8": 5, "bf16": 1, "float32": 9}
     product = products.tile_products
 
-    def timed(keys: object, queries: RoundedQueries) -> Tensor:
+    def timed(keys: object, queries: RoundedQueries, room: Room) -> Tensor:
         for _ in range(slow[queries.arithmetic]):
             next(clock)
-        return product(keys, queries)  # type: ignore[arg-type]
+        return product(keys, queries, room)  # type: ignore[arg-type]
 
     monkeypatch.setattr(products, "tile_products", timed)
     monkeypatch.setattr(products.time, "perf_counter", lambda: next(clock))
     assert fastest_arithmetic("int8", 1024, CPU) == "bf16"
+
+
+@pytest.mark.parametrize("by_kernel", [False, True])
+@pytest.mark.parametrize(("key_format", "arithmetic"), PAIRS)
+@pytest.mark.parametrize("tokens", [[5, 5], [1, 17, 16, 3]])
+def test_best_products_are_the_best_of_all_products(
+    key_format: KeyFormat, arithmetic: Arithmetic, tokens: list[int], by_kernel: bool
+) -> None:
+    if by_kernel and not products._kernel_takes(arithmetic, 64):
+        pytest.skip("no kernel for this arithmetic here")
+    keys = quantize_keys(torch.randn(5000, 64), key_format)  # more than torch multiplies at a time
+    queries = rounded(torch.randn(sum(tokens), 64), arithmetic)
+    best = BestProducts(queries, tokens, by_kernel=by_kernel)
+    found = best.of(keys)
+    exact = unpack_codes(keys).float().double() @ values(queries).T
+    wanted = torch.stack([part.amax(1) for part in exact.split(tokens, dim=1)], dim=1)
+    allowed = best.rounded_sum * wanted.abs() + products.float_slack(64) * float(exact.abs().max()) * 8
+    assert found.dtype == torch.float32
+    assert ((found - wanted).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize(("kernel", "torchs"), [(1, 2), (2, 1)])
+def test_the_kernel_is_taken_where_it_is_faster(
+    kernel: int, torchs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native.can_multiply(torch.float32, 1024):
+        pytest.skip("no kernel here")
+    clock = iter(range(10**6))
+
+    def slowed(multiply: Callable[..., Tensor], ticks: int) -> Callable[..., Tensor]:
+        def slower(*arguments: object) -> Tensor:
+            for _ in range(ticks):
+                next(clock)
+            return multiply(*arguments)
+
+        return slower
+
+    monkeypatch.setattr(native, "best_products", slowed(native.best_products, kernel))
+    monkeypatch.setattr(products, "tile_products", slowed(products.tile_products, torchs))
+    monkeypatch.setattr(products.time, "perf_counter", lambda: next(clock))
+    assert products.kernel_is_faster("float32", 1024) == (kernel < torchs)
+
+
+def test_a_kernel_that_is_wrong_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.can_multiply(torch.bfloat16, 1024):
+        pytest.skip("no kernel here")
+    multiply = native.best_products
+    monkeypatch.setattr(native, "best_products", lambda *arguments: multiply(*arguments) * 1.01)
+    assert not products.kernel_is_faster("bf16", 1024)
+
+
+def test_without_a_kernel_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+    assert not any(products.kernel_is_faster(a, 1024) for a in ("int8", "bf16", "float32", "int16"))

@@ -1,0 +1,156 @@
+"""The best inner product of every key with each request's routing tokens, by a kernel of our own in C.
+
+`best_products.c` is compiled when the package is built, if there is a C compiler. Without it, and on
+processors without AVX-512, nothing here can multiply and scans take torch's products (`ops.products`).
+
+M keys, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("best_products.kernel")
+LANES = 16
+"""Tokens of a vector."""
+WIDEST = 2**16
+"""Columns of int8 up to which no sum overflows."""
+_KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
+_STEP = 4
+"""Bytes of a token that lie together in a vector."""
+_PART = 2**22
+"""Multiply-adds of a thread's part, at least: a fraction of a millisecond."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vectors:
+    """Routing tokens as the kernel takes them."""
+
+    lanes: Tensor
+    """(V, W * itemsize / 4, 16, 4 / itemsize): int8 ones as uint8, 128 added."""
+    request: Tensor
+    """(V,) int32, ascending: whose tokens a vector holds."""
+    requests: int
+    """B"""
+    dtype: torch.dtype
+    """Of the tokens and of the keys."""
+
+
+def can_multiply(dtype: torch.dtype, width: int) -> bool:
+    """Whether the kernel was built, this processor has its instructions, and keys are of a width it takes."""
+    library = _library()
+    if library is None or dtype not in _KINDS or width * dtype.itemsize % _STEP or not width:
+        return False
+    if dtype == torch.int8 and width > WIDEST:
+        return False
+    return bool(library.memsparse_can_multiply(_KINDS[dtype]))
+
+
+def lay_out(values_RW: Tensor, tokens: Sequence[int]) -> Vectors:
+    """Lay tokens into vectors.
+
+    Args:
+        values_RW: int8, bfloat16 or float32.
+        tokens: how many of them each request has, in order; at least 1.
+    """
+    lanes, request, begin = [], [], 0
+    for number, count in enumerate(tokens):
+        vectors = -(-count // LANES)
+        lanes.append(torch.arange(vectors * LANES).clamp_max(count - 1) + begin)
+        request += [number] * vectors
+        begin += count
+    laid = values_RW[torch.cat(lanes)]
+    if values_RW.dtype == torch.int8:
+        laid = (laid.to(torch.int16) + 128).to(torch.uint8)
+    laid = laid.view(len(request), LANES, -1, _STEP // values_RW.element_size())
+    return Vectors(
+        lanes=laid.transpose(1, 2).contiguous(),
+        request=torch.tensor(request, dtype=torch.int32),
+        requests=len(tokens),
+        dtype=values_RW.dtype,
+    )
+
+
+def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
+    """The best inner product of each key with each request's tokens: (M, B) float32.
+
+    Sums are of int32, exact, or of float32 in the order of columns; threads are as many as torch's. What is
+    not a number may be passed over.
+
+    Args:
+        keys_MW: on the CPU, of the vectors' dtype, of a width `can_multiply` agrees to.
+    """
+    keys = keys_MW.contiguous()
+    best_MB = torch.full((len(keys), vectors.requests), float("-inf"))
+    work = keys.numel() * len(vectors.request) * LANES
+    threads = torch.get_num_threads()
+    parts = max(1, min(4 * threads, work // _PART)) if threads > 1 else 1
+    size = max(1, -(-len(keys) // parts))
+    spans = [(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
+    if len(spans) == 1:
+        _raise(keys, vectors, best_MB, *spans[0])
+    else:
+        left = iter(spans)
+
+        def work_off() -> None:
+            for span in left:
+                _raise(keys, vectors, best_MB, *span)
+
+        others = [_pool(threads - 1, os.getpid()).submit(work_off) for _ in range(threads - 1)]
+        work_off()
+        for other in others:
+            other.result()
+    return best_MB
+
+
+def _raise(keys: Tensor, vectors: Vectors, best: Tensor, start: int, end: int) -> None:
+    library = _library()
+    assert library is not None
+    problem = library.memsparse_raise_best_products(
+        _KINDS[vectors.dtype],
+        keys[start:end].data_ptr(),
+        end - start,
+        keys.shape[1] * keys.element_size(),
+        vectors.lanes.data_ptr(),
+        len(vectors.request),
+        vectors.request.data_ptr(),
+        vectors.requests,
+        best[start:end].data_ptr(),
+    )
+    if problem:
+        raise (
+            MemoryError("a few rows of keys")
+            if problem == 2
+            else RuntimeError("no kernel for this processor")
+        )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled kernel; None where there is none, or it is for another machine."""
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    long, pointer = ctypes.c_int64, ctypes.c_void_p
+    library.memsparse_can_multiply.argtypes = [ctypes.c_int]
+    library.memsparse_raise_best_products.argtypes = [
+        ctypes.c_int,
+        *(pointer, long, long),
+        *(pointer, long, pointer),
+        *(long, pointer),
+    ]
+    return library
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads for parts of a scan; those of a parent process are not here after a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="memsparse-scan")

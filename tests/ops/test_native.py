@@ -1,0 +1,166 @@
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from memsparse.ops import native, reference
+
+DTYPES = [torch.int8, torch.bfloat16, torch.float32]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    if not native.can_multiply(request.param, 64):
+        pytest.skip(f"no kernel for {request.param} here")
+    return request.param
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def numbers(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.int8:
+        return torch.randint(-128, 128, (rows, width), dtype=dtype)
+    return torch.randn(rows, width).to(dtype)
+
+
+def best(keys: Tensor, tokens: Tensor, counts: list[int]) -> Tensor:
+    products = keys.double() @ tokens.double().T
+    return torch.stack([part.amax(1) for part in products.split(counts, dim=1)], dim=1)
+
+
+def test_the_slow_twin(dtype: torch.dtype) -> None:
+    keys, tokens, counts = numbers(14, 12, dtype), numbers(22, 12, dtype), [3, 18, 1]
+    slow = torch.tensor(reference.best_products(keys, tokens, counts), dtype=torch.float32)
+    torch.testing.assert_close(best(keys, tokens, counts).float(), slow)
+    torch.testing.assert_close(native.best_products(keys, native.lay_out(tokens, counts)), slow)
+
+
+@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 700])
+@pytest.mark.parametrize("width", [4, 60, 64, 132, 1024])
+@pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5])
+def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, counts: list[int]) -> None:
+    keys, tokens = numbers(rows, width, dtype), numbers(sum(counts), width, dtype)
+    found = native.best_products(keys, native.lay_out(tokens, counts))
+    assert found.dtype == torch.float32
+    assert found.shape == (rows, len(counts))
+    exact = best(keys, tokens, counts)
+    if dtype == torch.int8:
+        assert torch.equal(found, exact.float())
+    else:
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5 * width**0.5)
+
+
+def test_the_largest_sums_do_not_overflow() -> None:
+    if not native.can_multiply(torch.int8, native.WIDEST):
+        pytest.skip("no kernel here")
+    for key, token in ((127, 127), (-127, 127), (-128, -128), (127, -128)):
+        keys = torch.full((1, native.WIDEST), key, dtype=torch.int8)
+        tokens = torch.full((1, native.WIDEST), token, dtype=torch.int8)
+        found = native.best_products(keys, native.lay_out(tokens, [1]))
+        assert float(found) == float(torch.tensor(key * token * native.WIDEST, dtype=torch.float32))
+
+
+def test_integers_that_float32_holds_are_exact() -> None:
+    if not native.can_multiply(torch.int8, 1024):
+        pytest.skip("no kernel here")
+    keys = torch.randint(126, 128, (50, 1024), dtype=torch.int8)
+    tokens = torch.randint(126, 128, (16, 1024), dtype=torch.int8)  # sums just below 2**24
+    found = native.best_products(keys, native.lay_out(tokens, [1] * 16))
+    assert torch.equal(found.double(), keys.double() @ tokens.double().T)
+
+
+def test_keys_may_lie_anywhere(dtype: torch.dtype) -> None:
+    """A slice that begins between cache lines, rows of a wider matrix, and nothing at all."""
+    wide, tokens = numbers(41, 72, dtype), numbers(4, 64, dtype)
+    vectors = native.lay_out(tokens, [4])
+    for keys in (wide.flatten()[3 : 3 + 40 * 64].view(40, 64), wide[:, 8:], wide[:0, 8:]):
+        torch.testing.assert_close(
+            native.best_products(keys, vectors).double(), best(keys, tokens, [4]), rtol=1e-5, atol=1e-4
+        )
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_threads_share_the_work(dtype: torch.dtype) -> None:
+    keys, tokens = numbers(30_000, 64, dtype), numbers(40, 64, dtype)
+    vectors = native.lay_out(tokens, [20, 20])
+    torch.set_num_threads(1)
+    alone = native.best_products(keys, vectors)
+    torch.set_num_threads(2)
+    assert torch.equal(native.best_products(keys, vectors), alone)
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda _: native.best_products(keys, vectors), range(8)):
+            assert torch.equal(found, alone)
+
+
+FORK = """
+import os, torch
+from memsparse.ops import native
+torch.set_num_threads(2)
+keys, vectors = torch.randn(20_000, 128), native.lay_out(torch.randn(16, 128), [16])
+wanted = native.best_products(keys, vectors)
+child = os.fork()
+if not child:
+    os._exit(0 if torch.equal(native.best_products(keys, vectors), wanted) else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    if not native.can_multiply(torch.float32, 64):
+        pytest.skip("no kernel here")
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width"),
+    [(torch.int8, 6), (torch.bfloat16, 3), (torch.float32, 0), (torch.float64, 64), (torch.int8, 2**16 + 4)],
+)
+def test_what_it_does_not_take(dtype: torch.dtype, width: int) -> None:
+    assert not native.can_multiply(dtype, width)
+
+
+@pytest.mark.parametrize("library", ["missing.so", "text.so"])
+def test_without_a_library_it_takes_nothing(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.so").write_text("no library")
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / library)
+    native._library.cache_clear()
+    try:
+        assert not native.can_multiply(torch.float32, 64)
+    finally:
+        native._library.cache_clear()
+
+
+def test_an_installation_with_a_compiler_has_the_kernel() -> None:
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler here")
+    assert native.LIBRARY.exists(), "install the package again: pip install --editable ."
+
+
+def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -> None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    source = native.LIBRARY.with_suffix(".c")
+    flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    for name, more in (("own.so", []), ("other.so", ["-DMEMSPARSE_PORTABLE"])):
+        command = [compiler, *flags, *more, "-o", str(tmp_path / name), str(source)]
+        subprocess.run(command, check=True, timeout=300)
+    other = ctypes.CDLL(str(tmp_path / "other.so"))
+    assert [other.memsparse_can_multiply(kind) for kind in range(4)] == [0] * 4
+    assert other.memsparse_raise_best_products(0, None, 0, 4, None, 0, None, 0, None) == 1
