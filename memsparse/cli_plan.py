@@ -9,12 +9,16 @@ from memsparse.errors import ConfigError
 from memsparse.options import AsJson, KeyFormat, Model
 
 if TYPE_CHECKING:
-    from memsparse.engine.plan import Plan
+    from memsparse.engine.hardware import Hardware
+    from memsparse.engine.plan import Plan, Rates
     from memsparse.model.configuration_memsparse import MemSparseConfig
+    from memsparse.ops.quantization import KeyFormat as Format
 
 Shape = Annotated[
     str | None, typer.Option("--shape", metavar="NAME", help="A published shape instead of a model: 4b.")
 ]
+_REHEARSED = 2**30
+"""Bytes of weights up to which a model is tried without being asked to: it takes a few seconds."""
 _TIMES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -40,25 +44,56 @@ def plan(
         typer.Option(min=1, help="Tokens of a document in the mean; without it the most the model encodes."),
     ] = None,
     routing_keys: KeyFormat = None,
+    rehearse: Annotated[
+        bool | None,
+        typer.Option(
+            "--rehearse/--no-rehearse",
+            help="Try the model on this machine for its times; without it if it is small, and at hand.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a memory takes, what fits where, and the times to expect, before building it."""
     from memsparse.engine.hardware import read_count, read_hardware
-    from memsparse.engine.plan import plan_memory
+    from memsparse.engine.plan import plan_memory, weight_bytes
 
     count = read_count(tokens, "--tokens")
     config = named_config(model, shape)
+    is_here = shape is None and (gpu is None or gpu.strip().lower() == "none")
+    if rehearse and not is_here:
+        other = "--gpu" if shape is None else "--shape"
+        raise ConfigError(f"--rehearse tries a model on this machine; leave it out, or {other}")
+    hardware = read_hardware(gpu, host)
+    if rehearse is None:
+        rehearse = is_here and weight_bytes(config) <= _REHEARSED
     found = plan_memory(
         config,
-        read_hardware(gpu, host),
+        hardware,
         count,
         document_tokens=document_tokens,
         routing_keys=str(routing_keys or "auto"),
+        rates=(lambda key_format: tried(model, hardware, key_format, document_tokens)) if rehearse else None,
     )
     if as_json:
         show_json(found)
     else:
         _show(found)
+
+
+def tried(
+    model: str | None, hardware: "Hardware", key_format: "Format", document_tokens: int | None
+) -> "Rates":
+    """What the model takes on this machine."""
+    import torch
+
+    from memsparse.bench.rehearsal import rehearse
+    from memsparse.engine.loading import load_model
+
+    note("trying the model for a few seconds", dim=True)
+    accelerator = torch.accelerator.current_accelerator() if hardware.accelerators else None
+    loaded = load_model(model, device=str(accelerator or "cpu"))
+    return rehearse(loaded, key_format, document_tokens=document_tokens)
 
 
 def named_config(model: str | None, shape: str | None) -> "MemSparseConfig":

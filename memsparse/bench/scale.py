@@ -7,28 +7,29 @@ Before anything is timed, what every layer selects is compared with the exact sc
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from memsparse.bank import Bank, BankReader
 from memsparse.bank.tiers import TierConfig
 from memsparse.bench.latents import Layout, grow_bank, layout_for, segment_bytes, segments_for
+from memsparse.bench.probe import ProbedReader
+from memsparse.bench.rehearsal import rehearse
 from memsparse.bench.timing import in_turns, peak_bytes, percentiles, process_peak, seconds, surroundings
 from memsparse.engine.hardware import of_machine
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.model_runner import ModelRunner
-from memsparse.engine.plan import memory_of, plan_memory
+from memsparse.engine.plan import Rates, memory_of, plan_memory
 from memsparse.errors import EngineError, InputError
-from memsparse.machine import SECONDS, Machine, finish, free_host_bytes, measure_machine
+from memsparse.machine import SECONDS, Machine, free_host_bytes, measure_machine
 from memsparse.model.cache import MemSparseCache
-from memsparse.ops.quantization import key_bytes
+from memsparse.ops.quantization import KeyFormat, key_bytes
 from memsparse.ops.routing import top_documents
 from memsparse.text import Prompt
-from memsparse.types import MemoryKV
 
 QUESTION = (
     "Which of the two expeditions reached the northern harbour first, and who had paid for it in the end?"
@@ -74,13 +75,16 @@ def measure_scale(
         folder.mkdir(parents=True, exist_ok=True)
         layout = fit_layout(loaded, ordered, document_chunks, folder, note)
         rows = []
+        rates = cache(
+            lambda key_format: rehearse(loaded, key_format, question_tokens=question_tokens(loaded))
+        )
         for tokens in ordered:
             began = time.perf_counter()
             bank = grow_bank(folder, loaded, layout, tokens)
             note(f"{tokens:,} tokens are there after {time.perf_counter() - began:.0f} s")
             with bank:
                 row = _measure(loaded, bank, segments_for(layout, tokens), tiers, repeats)
-            row |= {"asked_tokens": tokens} | planned(loaded, machine, row, tiers)
+            row |= {"asked_tokens": tokens} | planned(loaded, machine, row, rates)
             if with_peer:
                 row["full_attention"] = full_attention(loaded, row["tokens"], repeats)
                 if "skipped" in row["full_attention"]:
@@ -123,33 +127,6 @@ def fit_layout(
     raise InputError(
         f"the routing keys take {needed:,} bytes, {folder} has {free:,} free; name a larger --keep"
     )
-
-
-class ProbedReader:
-    """A reader that remembers what it was asked, and how long it took, layer by layer."""
-
-    def __init__(self, reader: BankReader) -> None:
-        self._reader = reader
-        self.numbers = reader.numbers
-        self.asked: dict[int, tuple[Tensor, Tensor]] = {}
-        self.found: dict[int, MemoryKV] = {}
-        self.seconds = 0.0
-
-    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
-        """Read, with the accelerator's work waited for."""
-        finish(routing_q.device)
-        began = time.perf_counter()
-        self.found[layer_idx] = self._reader.read(layer_idx, routing_q, query_mask)
-        finish(routing_q.device)
-        self.seconds += time.perf_counter() - began
-        self.asked[layer_idx] = routing_q, query_mask
-        return self.found[layer_idx]
-
-    def exact_scores(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
-    ) -> Tensor:
-        """As the reader's own."""
-        return self._reader.exact_scores(layer_idx, routing_q, query_mask, documents)
 
 
 def _measure(
@@ -260,15 +237,23 @@ def full_attention(loaded: LoadedModel, tokens: int, repeats: int) -> dict[str, 
     return {"first_token_ms": percentiles(times), "cache_bytes": needed}
 
 
-def planned(loaded: LoadedModel, machine: Machine, row: dict[str, Any], tiers: TierConfig) -> dict[str, Any]:
-    """What `plan_memory` says of the same bank, beside what was measured."""
+def question_tokens(loaded: LoadedModel) -> int:
+    """Of the prompt."""
+    return len(loaded.prompts.question(QUESTION)[0])
+
+
+def planned(
+    loaded: LoadedModel, machine: Machine, row: dict[str, Any], rates: Callable[[KeyFormat], Rates]
+) -> dict[str, Any]:
+    """What `plan_memory` says of the same bank, from a small one's times, beside what was measured."""
     found = plan_memory(
         loaded.config,
         of_machine(machine),
         row["tokens"],
         document_tokens=round(row["tokens"] / row["documents"]),
-        routing_keys=row["routing_keys"] or tiers.routing_keys,
+        routing_keys=row["routing_keys"] or "auto",
         question_tokens=row["question_tokens"],
+        rates=rates,
     )
     shape = memory_of(loaded.config, row["tokens"], document_tokens=row["tokens"] / row["documents"])
     chunk = shape.layers * key_bytes(shape.width, found.routing_keys)
@@ -282,6 +267,7 @@ def planned(loaded: LoadedModel, machine: Machine, row: dict[str, Any], tiers: T
             "key_bytes": row["chunks"] * chunk,
             "bank_bytes": found.tiers[-1].bytes,
             "first_token_ms": round(1e3 * found.question.first_token, 3),
+            "of_measured": round(1e3 * found.question.first_token / row["first_token_ms"]["p50"], 3),
         },
     }
 

@@ -4,6 +4,7 @@ Bytes follow from shapes; what depends on texts or was not measured is an assump
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -41,6 +42,10 @@ MATRIX_FRACTION = 0.4
 """Of the matrix peak that encoding reaches; so does a prefill."""
 LAYER_SECONDS = 3e-4
 """Time a layer takes whatever its size: launches, Python."""
+_TIMES_ASSUMED = (
+    f"scans reach {ROUTE_FRACTION:.0%} of their floor, encoding and prefill {MATRIX_FRACTION:.0%} of the "
+    f"matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,10 +111,24 @@ class Latency:
     bound: str
     """What the scan waits for: "bandwidth" or "matrix"."""
     fetch: float
-    """K and V of the selected documents."""
+    """K and V of the selected documents; part of `route` where that was measured, and they lie in memory."""
     prefill: float
     first_token: float
     """The sum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What this machine takes at a model's shape, in seconds; see `memsparse.bench.rehearsal`."""
+
+    chunk: float
+    """To route one question over one chunk of one memory layer."""
+    read: float
+    """To read a memory layer, whatever its size: exact scores, K and V."""
+    question: float
+    """A question's pass through all layers, reads left out."""
+    token: float
+    """To encode one token of a document."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +157,7 @@ def plan_memory(
     document_tokens: int | None = None,
     routing_keys: str = "auto",
     question_tokens: int = QUESTION_TOKENS,
+    rates: Callable[[KeyFormat], Rates] | None = None,
 ) -> Plan:
     """Plan a memory of `tokens` tokens.
 
@@ -145,6 +165,7 @@ def plan_memory(
         document_tokens: of a document, in the mean, template included. None: the longest the model encodes.
         routing_keys: a format of the scan, or "auto", as `TierConfig` has it.
         question_tokens: of a prompt; all route.
+        rates: measures the hardware with routing keys of a format. None: times follow from its peaks.
 
     Raises: ConfigError for a model without memory layers, an unknown format, or a number below 1.
     """
@@ -165,6 +186,17 @@ def plan_memory(
     )
     place = _place(memory.key_bytes(chosen), room, hardware)
     tiers = _tiers(memory, hardware, chosen, place, weights, passes)
+    measured = None if rates is None else rates(chosen)
+    question = question_latency(
+        config,
+        hardware,
+        memory,
+        chosen,
+        place,
+        content_in="host" if tiers[1].fits else "disk",
+        question_tokens=question_tokens,
+        rates=measured,
+    )
     return Plan(
         hardware=hardware,
         memory=memory,
@@ -172,24 +204,15 @@ def plan_memory(
         routing_keys_in=place,
         key_bytes={name: memory.key_bytes(name) for name in get_args(KeyFormat)},
         tiers=tiers,
-        encode_seconds=encode_seconds(config, hardware, memory),
-        question=question_latency(
-            config,
-            hardware,
-            memory,
-            chosen,
-            place,
-            content_in="host" if tiers[1].fits else "disk",
-            question_tokens=question_tokens,
-        ),
+        encode_seconds=encode_seconds(config, hardware, memory, rates=measured),
+        question=question,
         assumptions=(
             *hardware.assumed,
             f"routing keys may take {share:.0%} of what weights and a pass leave free on the device",
             f"documents have {length} tokens, and the last chunk of each is half full",
             f"{TEXT_BYTES:g} bytes of text a token, {ROW_BYTES} bytes of rows a document",
             f"a question has {question_tokens} tokens, all of which route; one round",
-            f"scans reach {ROUTE_FRACTION:.0%} of their floor, encoding and prefill {MATRIX_FRACTION:.0%} of "
-            f"the matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least",
+            *([_TIMES_ASSUMED] if measured is None else []),
         ),
     )
 
@@ -230,8 +253,12 @@ def activation_bytes(config: MemSparseConfig, question_tokens: int = QUESTION_TO
     return max(EngineConfig().batch_tokens * widest * CONTENT, 4 * question_tokens * TILE)
 
 
-def encode_seconds(config: MemSparseConfig, hardware: Hardware, memory: Memory) -> float:
+def encode_seconds(
+    config: MemSparseConfig, hardware: Hardware, memory: Memory, *, rates: Rates | None = None
+) -> float:
     """Time to encode a bank with all accelerators."""
+    if rates is not None:
+        return memory.tokens * rates.token / max(1, hardware.accelerators)
     length = memory.tokens / memory.documents
     flops = memory.documents * pass_flops(config, [round(length)], weights=2, writes=True, chunks_only=True)
     return flops / (MATRIX_FRACTION * hardware.peak * max(1, hardware.accelerators))
@@ -246,8 +273,10 @@ def question_latency(
     *,
     content_in: str = "host",
     question_tokens: int = QUESTION_TOKENS,
+    rates: Rates | None = None,
 ) -> Latency:
-    """Time to the first token: the floors of reading and multiplying, and a fixed time for each layer.
+    """Time to the first token: the floors of reading and multiplying and a fixed time for each layer, or what
+    was measured.
 
     Args:
         place: the tier the routing keys lie in.
@@ -264,6 +293,10 @@ def question_latency(
     flops = pass_flops(config, [question_tokens], weights=2, targets=1, memory_chunks=read)
     floor = max(flops / hardware.peak / MATRIX_FRACTION, weight_bytes(config) / hardware.bandwidth)
     prefill = floor + config.num_hidden_layers * LAYER_SECONDS
+    if rates is not None:
+        away = 0.0 if place == "device" else reading / memory.layers
+        route = memory.layers * (max(memory.chunks * rates.chunk / shards, away) + rates.read)
+        prefill, fetch = rates.question, 0.0 if content_in == "host" else fetch
     return Latency(
         route=route,
         bound="bandwidth" if reading >= multiplying else "matrix",

@@ -27,7 +27,7 @@ from memsparse.ops.products import (
 )
 from memsparse.ops.quantization import ScanKeys, round_up
 
-_BOUNDS = 2**20
+_BOUNDS = 2**18
 """Chunks times requests bounded at a time, about."""
 _UNIT_SLACK = 2.0**-20
 """Over the relative error of the few float32 operations after the sum."""

@@ -1,12 +1,14 @@
 import json
+from functools import partial
 
 import pytest
 import torch
 
 from memsparse.bank.tiers import TierConfig
-from memsparse.bench import scale
+from memsparse.bench import rehearsal, scale
 from memsparse.bench.latents import Layout, grow_bank
-from memsparse.bench.scale import ProbedReader, fit_layout, full_attention, growth, measure_scale, verify
+from memsparse.bench.probe import ProbedReader
+from memsparse.bench.scale import fit_layout, full_attention, growth, measure_scale, verify
 from memsparse.errors import EngineError, InputError
 from tests.bench.test_routing import MACHINE
 from tests.engine.builders import tiny_model
@@ -21,6 +23,12 @@ def _quick(monkeypatch):
 @pytest.fixture(scope="module")
 def loaded():
     return tiny_model()
+
+
+@pytest.fixture(autouse=True)
+def _short_rehearsal(monkeypatch):
+    short = partial(rehearsal.rehearse, banks=(2000, 8000), encoded=500, repeats=2)
+    monkeypatch.setattr(scale, "rehearse", short)
 
 
 @pytest.mark.parametrize("key_format", ["auto", "int8"])
@@ -50,6 +58,9 @@ def test_bytes_planned_are_bytes_measured(loaded, tmp_path, monkeypatch):
     row = result["sizes"][0]
     assert row["planned"]["bank_bytes"] == pytest.approx(row["bank_bytes"], rel=0.1)
     assert row["planned"]["key_bytes"] == pytest.approx(row["key_bytes"], rel=0.1)
+    assert row["planned"]["of_measured"] == pytest.approx(
+        row["planned"]["first_token_ms"] / row["first_token_ms"]["p50"], rel=0.01
+    )
     assert "full_attention" not in row
 
 

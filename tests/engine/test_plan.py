@@ -8,7 +8,7 @@ from memsparse.bank import Bank
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.hardware import of_machine, read_hardware
 from memsparse.engine.loading import load_model
-from memsparse.engine.plan import memory_of, plan_memory, weight_bytes
+from memsparse.engine.plan import Rates, memory_of, plan_memory, weight_bytes
 from memsparse.errors import ConfigError
 from memsparse.model.shapes import shape_config
 from memsparse.ops.quantization import quantize_keys
@@ -130,6 +130,23 @@ def test_times_follow_size_and_hardware():
     two = plan_memory(SHAPE, read_hardware("2xa100"), 10**7)
     alone = plan_memory(SHAPE, read_hardware("1xa100"), 10**7)
     assert two.encode_seconds == pytest.approx(alone.encode_seconds / 2)
+
+
+def test_measured_rates_take_the_place_of_assumed_ones():
+    config = load_model(None).config
+    asked = []
+
+    def rates(key_format):
+        asked.append(key_format)
+        return Rates(chunk=1e-8, read=1e-3, question=5e-3, token=1e-5)
+
+    plan = plan_memory(config, HERE, 10**7, rates=rates, routing_keys="bf16")
+    assert asked == ["bf16"]
+    layers = plan.memory.layers
+    assert plan.question.route == pytest.approx(layers * (plan.memory.chunks * 1e-8 + 1e-3))
+    assert plan.question.first_token == pytest.approx(plan.question.route + 5e-3)
+    assert plan.encode_seconds == pytest.approx(100)
+    assert not any("matrix peak" in line for line in plan.assumptions)
 
 
 def test_assumptions_are_told():

@@ -34,7 +34,7 @@ class Vectors:
     """Routing tokens as the kernel takes them."""
 
     lanes: Tensor
-    """(V, W * itemsize / 4, 16, 4 / itemsize): int8 ones as uint8, 128 added."""
+    """(V, W * itemsize / 4, 16, 4 / itemsize)"""
     request: Tensor
     """(V,) int32, ascending: whose tokens a vector holds."""
     requests: int
@@ -66,10 +66,7 @@ def lay_out(values_RW: Tensor, tokens: Sequence[int]) -> Vectors:
         lanes.append(torch.arange(vectors * LANES).clamp_max(count - 1) + begin)
         request += [number] * vectors
         begin += count
-    laid = values_RW[torch.cat(lanes)]
-    if values_RW.dtype == torch.int8:
-        laid = (laid.to(torch.int16) + 128).to(torch.uint8)
-    laid = laid.view(len(request), LANES, -1, _STEP // values_RW.element_size())
+    laid = values_RW[torch.cat(lanes)].view(len(request), LANES, -1, _STEP // values_RW.element_size())
     return Vectors(
         lanes=laid.transpose(1, 2).contiguous(),
         request=torch.tensor(request, dtype=torch.int32),

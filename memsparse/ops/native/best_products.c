@@ -5,8 +5,9 @@
 
    A vector holds tokens of one request, filled up with copies of one of them, which changes no maximum: four
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
-   int8, 2 of bfloat16, 1 of float32). Tokens of int8 come with 128 added, since the instruction wants one factor
-   unsigned; 128 times the sum of the key is taken off first. No product overflows up to 2**16 columns.
+   int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to keys by
+   turning their highest bit, and 128 times the sum of a token is taken off its sums before they begin. No product
+   overflows up to 2**16 columns.
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
    any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. */
@@ -34,38 +35,80 @@ static inline int32_t word(const char *from)
     return value;
 }
 
-/* -128 times the sum of a row of int8, in every lane. */
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_sums(const char *row, int64_t bytes)
+/* The largest lane of each of 16 vectors, in their order: the maxima of two vectors' halves lie side by side in
+   one, then those of four vectors' quarters, until one vector has a lane of each. */
+__attribute__((target("avx512f"))) static inline __m512 largest_lanes(const __m512 of[LANES])
+{
+    __m512 eight[8], four[4], two[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        eight[i] = _mm512_max_ps(_mm512_shuffle_f32x4(of[i], of[i + 8], 0x44),
+                                 _mm512_shuffle_f32x4(of[i], of[i + 8], 0xEE));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        four[i] = _mm512_max_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88),
+                                _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xDD));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm512_max_ps(_mm512_unpacklo_ps(four[i], four[i + 2]),
+                               _mm512_unpackhi_ps(four[i], four[i + 2]));
+    const __m512 mixed = _mm512_max_ps(_mm512_shuffle_ps(two[0], two[1], 0x44),
+                                       _mm512_shuffle_ps(two[0], two[1], 0xEE));
+    const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    return _mm512_permutexvar_ps(order, mixed);
+}
+
+/* Raise best[row * requests] of the first `used` of ROWS rows to the largest lane of each. */
+__attribute__((target("avx512f"))) static inline void raise_rows(
+    __m512 of[LANES], int used, float *best, int64_t requests)
+{
+    for (int i = ROWS; i < LANES; i++)
+        of[i] = of[0];
+    const __m512 largest = largest_lanes(of);
+    if (requests == 1) {
+        const __mmask16 there = (__mmask16)((1u << used) - 1);
+        const __m512 before = _mm512_maskz_loadu_ps(there, best);
+        _mm512_mask_storeu_ps(best, there, _mm512_max_ps(largest, before));
+        return;
+    }
+    float lanes[LANES];
+    _mm512_storeu_ps(lanes, largest);
+    for (int row = 0; row < used; row++)
+        best[row * requests] = fmaxf(best[row * requests], lanes[row]);
+}
+
+/* -128 times the sum of each token of a vector. */
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_sums(
+    const char *lanes, int64_t bytes)
 {
     const __m512i weight = _mm512_set1_epi8((char)128);
     __m512i sums = _mm512_setzero_si512();
-    int64_t at = 0;
-    for (; at + LINE <= bytes; at += LINE)
-        sums = _mm512_dpbusd_epi32(sums, weight, _mm512_loadu_si512(row + at));
-    int32_t sum = _mm512_reduce_add_epi32(sums);
-    for (; at < bytes; at++)
-        sum += 128 * (int8_t)row[at];
-    return _mm512_set1_epi32(-sum);
+    for (int64_t at = 0; at < bytes; at += 4)
+        sums = _mm512_dpbusd_epi32(sums, weight, _mm512_loadu_si512(lanes + at * LANES));
+    return _mm512_sub_epi32(_mm512_setzero_si512(), sums);
 }
 
 #define KIND(name) name##_int8
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vnni")))
 #define SUMS __m512i
-#define START(row, bytes) minus_128_sums(row, bytes)
-#define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, token, key)
+#define START(vector, bytes) minus_128_sums(vector, bytes)
+#define KEY(from) _mm512_xor_si512(_mm512_set1_epi32(word(from)), _mm512_set1_epi8((char)128))
+#define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, key, token)
 #define FLOATS(sums) _mm512_cvtepi32_ps(sums)
 #include "block.h"
 #undef KIND
 #undef TARGET
 #undef SUMS
 #undef START
+#undef KEY
 #undef ADD
 #undef FLOATS
 
 #define KIND(name) name##_bfloat16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512bf16")))
 #define SUMS __m512
-#define START(row, bytes) _mm512_setzero_ps()
+#define START(vector, bytes) _mm512_setzero_ps()
+#define KEY(from) _mm512_set1_epi32(word(from))
 #define ADD(sums, token, key) _mm512_dpbf16_ps(sums, (__m512bh)(token), (__m512bh)(key))
 #define FLOATS(sums) (sums)
 #include "block.h"

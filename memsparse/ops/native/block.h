@@ -1,23 +1,24 @@
 /* One kernel, as the macros say; included once for each kind of number. No include guard: that is the point.
 
-   KIND(x)   x with the kind's name after it
-   TARGET    what the processor must have
-   SUMS      a register of 16 sums
-   ADD(s,t,k)  s + products of the tokens t with the key's bytes k
-   START(row, bytes)  what a row's sums begin with
-   FLOATS(s)  the sums as 16 floats */
+   KIND(x)      x with the kind's name after it
+   TARGET       what the processor must have
+   SUMS         a register of 16 sums
+   START(v, b)  what the sums of a vector of tokens, b bytes of each, begin with
+   KEY(p)       four bytes of a key, for every lane
+   ADD(s, t, k) s and the products of the tokens t with a key k
+   FLOATS(s)    the sums as 16 floats */
 
 /* Sums of ROWS rows with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64 of a vector. Rows are
    addressed from four of them, at distances the processor computes while it loads. */
 TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
     const char *rows, int64_t stride, const char *first, const char *second, const int count,
-    SUMS sums[ROWS][2])
+    const SUMS start[2], SUMS sums[ROWS][2])
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
     SUMS total[ROWS][2];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
-        total[row][0] = total[row][1] = START(rows + row * stride, stride);
+        total[row][0] = start[0], total[row][1] = start[1];
     for (int64_t at = 0; at < stride; at += 4) {
         const __m512i token = _mm512_loadu_si512(first + at * LANES);
         const __m512i other = count == 2 ? _mm512_loadu_si512(second + at * LANES) : token;
@@ -27,32 +28,40 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
                 _mm_prefetch(base[row / 3] + (row % 3 + ROWS) * stride + at, _MM_HINT_T0);
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++) {
-            const __m512i key = _mm512_set1_epi32(word(base[row / 3] + (row % 3) * stride + at));
+            const __m512i key = KEY(base[row / 3] + (row % 3) * stride + at);
             total[row][0] = ADD(total[row][0], token, key);
             if (count == 2)
                 total[row][1] = ADD(total[row][1], other, key);
         }
     }
-    memcpy(sums, total, sizeof total);
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++) {
+        __asm__("" : "+v"(total[row][0]), "+v"(total[row][1])); /* else GCC stores them in every step */
+        sums[row][0] = total[row][0], sums[row][1] = total[row][1];
+    }
 }
 
 /* Raise best[row][request] of ROWS rows, of which `used` are there, to what two vectors give. */
 TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
     const char *rows, int64_t stride, int used, const char *first, const char *second, const int count,
-    const int32_t *request, int64_t requests, float *best)
+    const SUMS start[2], const int32_t *request, int64_t requests, float *best)
 {
     SUMS sums[ROWS][2];
-    KIND(multiply)(rows, stride, first, second, count, sums);
-    for (int row = 0; row < used; row++, best += requests) {
-        __m512 here = FLOATS(sums[row][0]);
-        if (count == 2) {
-            const __m512 other = FLOATS(sums[row][1]);
-            if (request[0] == request[1])
-                here = _mm512_max_ps(here, other);
-            else
-                best[request[1]] = fmaxf(best[request[1]], _mm512_reduce_max_ps(other));
-        }
-        best[request[0]] = fmaxf(best[request[0]], _mm512_reduce_max_ps(here));
+    __m512 floats[LANES];
+    KIND(multiply)(rows, stride, first, second, count, start, sums);
+    if (count == 2 && request[0] == request[1]) {
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++)
+            floats[row] = _mm512_max_ps(FLOATS(sums[row][0]), FLOATS(sums[row][1]));
+        raise_rows(floats, used, best + request[0], requests);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int vector = 0; vector < count; vector++) {
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++)
+            floats[row] = FLOATS(sums[row][vector]);
+        raise_rows(floats, used, best + request[vector], requests);
     }
 }
 
@@ -67,16 +76,18 @@ TARGET static void KIND(raise)(
         const int64_t end = begin + tile < rows ? begin + tile : rows;
         for (int64_t vector = 0; vector < vectors; vector += 2) {
             const char *first = lanes + vector * step;
+            const char *second = vector + 1 < vectors ? first + step : first;
+            const SUMS start[2] = {START(first, stride), START(second, stride)};
             for (int64_t row = begin; row < end; row += ROWS) {
                 const int used = end - row < ROWS ? (int)(end - row) : ROWS;
                 const char *block = keys + row * stride;
                 if (used < ROWS)
                     block = memcpy(spare, block, used * stride);
-                if (vector + 1 < vectors)
-                    KIND(raise_block)(block, stride, used, first, first + step, 2, request + vector, requests,
+                if (second != first)
+                    KIND(raise_block)(block, stride, used, first, second, 2, start, request + vector, requests,
                                       best + row * requests);
                 else
-                    KIND(raise_block)(block, stride, used, first, first, 1, request + vector, requests,
+                    KIND(raise_block)(block, stride, used, first, first, 1, start, request + vector, requests,
                                       best + row * requests);
             }
         }
