@@ -21,6 +21,7 @@ from memsparse.options import (
     AsJson,
     AsOf,
     BankPath,
+    CommandGroup,
     DeviceBytes,
     HostBytes,
     KeyFormat,
@@ -31,7 +32,13 @@ from memsparse.options import (
     tier_settings,
 )
 
-app = typer.Typer(help="Make, change and read memory banks.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Make, change and read memory banks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 DocumentIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of documents.", show_default=False)

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,18 +10,37 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from memsparse.console import fail, note
+from memsparse.console import note
 from memsparse.errors import MemSparseError
+from memsparse.usage import PARSER_ERROR, as_typed, usage_line
 
+USAGE = 2
+"""Exit code where the command line itself makes no sense."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+_WORDS = "memsparse.words"
+"""Under which a context keeps the words of the command line."""
+
+
 class CommandGroup(TyperGroup):
-    """Turns the package's errors into one line and an exit code, and takes `--debug` in any place."""
+    """Turns errors, the parser's own too, into one line and an exit code, and takes `--debug` in any place."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the options of the group itself."""
+        try:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        except PARSER_ERROR as error:
+            raise _told(error, str(info_name), args) from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move `--debug` to the front, where the group looks for it."""
+        """Move `--debug` to the front, where the group looks for it; show the help where nothing is asked."""
+        if ctx.parent is None:
+            ctx.meta[_WORDS] = tuple(args)
+        if not args and self.no_args_is_help:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(USAGE)
         end = args.index("--") if "--" in args else len(args)
         if "--debug" in args[:end]:
             args = ["--debug", *(word for word in args[:end] if word != "--debug"), *args[end:]]
@@ -30,14 +50,23 @@ class CommandGroup(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except PARSER_ERROR as error:
+            raise _told(error, f"{ctx.command_path} {ctx.invoked_subcommand}", ctx.meta[_WORDS]) from error
         except MemSparseError as error:
-            if ctx.params.get("debug"):
+            if ctx.find_root().params.get("debug"):
                 traceback.print_exception(error)
-            fail(error)
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            note(f"error: {as_typed(str(error), command.params if command else ())}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             note("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _told(error: Exception, command: str, words: Sequence[str]) -> typer.Exit:
+    """What ends the program after an error of the parser, which is told."""
+    note(f"error: {usage_line(error, command, words)}")
+    return typer.Exit(USAGE)
 
 
 class ListCommand(TyperCommand):

@@ -430,15 +430,49 @@ def test_help_and_version_do_not_wait_for_torch() -> None:
         assert "memsparse" in result.stdout
 
 
-def test_usage_errors_exit_2() -> None:
-    for words in (
-        ["ask"],
-        ["ask", "q", "--nonsense"],
-        ["nonsense"],
-        ["bank", "nonsense"],
-        ["ask", "q", "more"],
-    ):
-        result = run(*words)
-        assert result.exit_code == 2
-        assert result.stdout == ""
-        assert "Error" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ask"], "QUESTION is missing; 'memsparse ask --help'"),
+        (["bank", "add"], "DIR is missing; 'memsparse bank add --help'"),
+        (["eval", "qa", "--queries", "q"], "--corpus is missing; 'memsparse eval qa --help'"),
+        (["ask", "q", "--nonsense"], "--nonsense; see 'memsparse ask --help'"),
+        (["--nonsense"], "--nonsense; see 'memsparse --help'"),
+        (["bench", "--nonsense"], "--nonsense; see 'memsparse bench --help'"),
+        (["ask", "q", "--dcos", "x"], "--dcos; did you mean --docs?"),
+        (["nonsense"], "'nonsense'; see 'memsparse --help'"),
+        (["bank", "nonsense"], "'nonsense'; see 'memsparse bank --help'"),
+        (["ask", "where", "is", "it"], "'is it' is more than 'memsparse ask' takes; put quotes around"),
+        (["ask", "q", "--docs"], "'--docs' requires an argument; see 'memsparse ask --help'"),
+        (["ask", "q", "--as-of", "x"], "--as-of is 'x'; it must be a whole number"),
+        (["ask", "q", "--as-of=-3"], "--as-of is '-3'; "),
+        (["ask", "q", "--id-decoding", "guess"], "--id-decoding is 'guess'; use one of router, generate"),
+        (["bench", "encode", "--batch-tokens", "0"], "--batch-tokens is '0'; "),
+    ],
+)
+def test_usage_errors_are_one_line(words: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, words, prog_name="memsparse")
+    assert_one_line_error(result, 2, told)
+
+
+@pytest.mark.parametrize("words", [[], ["bank"], ["eval"]])
+def test_without_a_command_the_help_is_shown(words: list[str]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Commands:" in result.stderr
+
+
+def test_errors_name_settings_as_they_were_typed(model: Path, bank: Path) -> None:
+    words = ("--bank", bank, "--model", model)
+    result = run("ask", QUESTION, *words, "--device-bytes", "12")
+    assert_one_line_error(result, 2, "error: --device-bytes is 12, one document takes")
+    assert_one_line_error(
+        run("bank", "search", bank, "q", "--model", model, "--host-bytes", "1"), 2, "error: --host-bytes is 1"
+    )
+    assert_one_line_error(run("plan", "--shape", "7b"), 2, "error: --shape is '7b'")
+    assert_one_line_error(run("bench", "routing", "--keys", "int3"), 2, "error: --keys is 'int3'")
+
+
+def test_debug_reaches_every_group() -> None:
+    result = run("bench", "routing", "--keys", "int3", "--debug")
+    assert "Traceback" in result.stderr

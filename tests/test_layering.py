@@ -22,7 +22,7 @@ LAYERS = (
     {"bench"},
     {
         *("cli", "cli_bank", "cli_bench", "cli_eval", "cli_measure", "cli_plan", "cli_train"),
-        *("console", "options", "doctor"),
+        *("console", "options", "usage", "doctor"),
     },
     {"__init__", "__main__"},
 )

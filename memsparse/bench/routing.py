@@ -67,7 +67,7 @@ def measure_routing(
     """
     unknown = [name for name in formats if name not in get_args(KeyFormat)]
     if unknown:
-        raise ConfigError(f"key format is {unknown[0]!r}; use some of {', '.join(get_args(KeyFormat))}")
+        raise ConfigError(f"keys is {unknown[0]!r}; use some of {', '.join(get_args(KeyFormat))}")
     if repeats < 1 or questions < 0:
         raise ConfigError(f"{repeats} repeats and {questions} questions; give at least 1 and 0")
     machine = measure_machine(device, DTYPES, seconds=seconds)
