@@ -116,6 +116,8 @@ def show_answer(answer: "Answer", *, rounds: bool = False) -> None:
             best = ", ".join(f"{number} ({score:.3f})" for number, score in scored)
             say(f"    layer {layer.layer} routed {best}", dim=True)
     usage = answer.usage
+    if rounds:
+        say(f"answer ({usage.answer_seconds:.2f} s)", dim=True)
     tokens = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"
     say(f"{tokens}, {usage.seconds:.2f} s ({usage.route_seconds:.2f} s routing)", dim=True)
 

@@ -14,8 +14,8 @@
     |   +-- BankCorruptError      exit 1   a file is damaged or missing
     +-- EngineError               exit 1   a request that failed while it ran
 
-A message is one line: what went wrong, the value, and the next step. One about a setting begins "name is value", so
-that the command line can put the option in place of the name.
+A message is one line: what went wrong, the value, and the next step. One about a setting begins with
+its name and "is", so that the command line can put the option in place of the name.
 """
 
 

@@ -25,7 +25,7 @@ _WORDS = "memsparse.words"
 
 
 class CommandGroup(TyperGroup):
-    """Turns errors, the parser's own too, into one line and an exit code, and takes `--debug` in any place."""
+    """Turns errors, the parser's too, into one line and an exit code, and takes `--debug` in any place."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read the options of the group itself."""

@@ -86,6 +86,7 @@ class Round:
     text: str
     """What the model emitted in this round, markers included."""
     seconds: float
+    """Until the next round, or the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,10 @@ class Usage:
     completion_tokens: int
     route_seconds: float
     seconds: float
+    """All of it: the rounds' and `answer_seconds`."""
+    answer_seconds: float = 0.0
+    """From the end of retrieval on: the question once more, and the answer. An answer that was taken back,
+    when more was read after all, counts too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

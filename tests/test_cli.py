@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -234,6 +235,7 @@ def test_rounds_shows_what_was_routed(model: Path, bank: Path, loaded: LoadedMod
     assert f"\nround 1: read {', '.join(map(str, first.numbers))} (" in result.stdout
     assert f"\nround {len(answer.rounds)}: read nothing, retrieval ends (" in result.stdout
     assert last.numbers == ()
+    assert re.search(r"\nanswer \(\d+\.\d\d s\)\n\d+ \+ ", result.stdout)
     for layer in first.routing:
         assert f"layer {layer.layer} routed {layer.numbers[0]} ({layer.scores[0]:.3f})" in result.stdout
 

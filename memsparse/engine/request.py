@@ -77,6 +77,8 @@ class Request:
         self._means: list[dict[int, float]] = []
         """Of every round that ended: the mean scores of what it read, by number."""
         self._starts: list[float] = []
+        self._ends: dict[int, float] = {}
+        """Of the rounds that ended retrieval, by their place: when they did, and the answer began."""
         self._given = given
         self._further = config.read_on
         self._closest: tuple[int, ...] | None = None
@@ -109,6 +111,7 @@ class Request:
                 continue
             ids = [] if token is None else [token]
             if isinstance(action, Append):
+                self._end_round()
                 written = [*action.ids, *self._begin_quote()]
                 self._prompt_tokens += len(written)
                 ids += written
@@ -139,7 +142,12 @@ class Request:
         session = yield Prefill(prompt=prompt, reader=self._reader, after=after)
         self._route_seconds += session.route_seconds
         self._routings.append(session.routed(self._reader.numbers))
+        if self._machine.state is State.ANSWER:  # it was the last round that may read
+            self._end_round()
         return session
+
+    def _end_round(self) -> None:
+        self._ends[len(self._starts) - 1] = perf_counter()
 
     def _keep_means(self, session: Session) -> None:
         """Keep the mean scores of what the round that ends here has read."""
@@ -277,15 +285,17 @@ class Request:
             cited = [passage for passage in cited if self._closest is None or passage.number in self._closest]
             text = NOT_FOUND if cited else NOTHING_READ
         ended = perf_counter()
+        rounds = self._rounds(ended)
         return Answer(
             text=text,
             citations=tuple(map(citation_of, cited)),
-            rounds=self._rounds(ended),
+            rounds=rounds,
             usage=Usage(
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._completion_tokens,
                 route_seconds=self._route_seconds,
                 seconds=ended - started,
+                answer_seconds=max(0.0, ended - started - sum(item.seconds for item in rounds)),
             ),
             found=found,
         )
@@ -311,7 +321,8 @@ class Request:
         return [self._read[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
 
     def _rounds(self, ended: float) -> tuple[Round, ...]:
-        ends = [*self._starts[1:], ended]
+        following = [*self._starts[1:], ended]
+        ends = [self._ends.get(place, after) for place, after in enumerate(following)]
         trace = zip(self._machine.rounds, self._routings, self._starts, ends, strict=True)
         return tuple(
             Round(routing=routing, numbers=item.numbers, text=item.text, seconds=end - start)

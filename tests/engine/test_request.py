@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from memsparse.engine.extractive import find_span
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.model_runner import Session
 from memsparse.engine.request import NOT_FOUND, NOTHING_READ
+from memsparse.text import Prompt
 from tests.engine.builders import tiny_model
 from tests.engine.scripted import (
     END,
@@ -346,6 +347,43 @@ def test_extractive_citations_leave_out_what_was_read_after_the_answer(loaded: L
 
 def test_seconds_and_tokens_add_up(loaded: LoadedModel) -> None:
     answer, _, runner = run(loaded, ["", answering("cat")], [FIRST])
-    assert sum(item.seconds for item in answer.rounds) <= answer.usage.seconds
+    parts = sum(item.seconds for item in answer.rounds) + answer.usage.answer_seconds
+    assert parts == pytest.approx(answer.usage.seconds)
     restated = len(loaded.prompts.restate("who?")) + len(loaded.prompts.end_of_retrieve_ids)
     assert answer.usage.prompt_tokens == sum(len(prompt.ids) for prompt in runner.seen) + restated
+
+
+def test_the_time_of_the_answer_is_not_the_last_rounds(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class SlowRunner(ScriptedRunner):
+        """A call takes 100 s, every further step 1 s."""
+
+        def prefill(self, prompt: Prompt, reader: Any) -> Session:
+            clock[0] += 100
+            return super().prefill(prompt, reader)
+
+        def append(self, session: Session, ids: Sequence[int]) -> None:
+            clock[0] += 1
+            super().append(session, ids)
+
+    monkeypatch.setattr("memsparse.engine.request.perf_counter", lambda: clock[0])
+
+    def slow(*scripts: str, **settings: Any) -> tuple[list[float], float]:
+        model = settings.pop("model", None)
+        vocabulary = (tiny_model(**model) if model else loaded).config.vocab_size
+        runner = SlowRunner(loaded.prompts, vocabulary, scripts, [FIRST])
+        clock[0] = 0.0
+        answer, _, _ = run(loaded, scripts, [FIRST], model=model, runner=runner, **settings)
+        assert answer.usage.seconds == clock[0]
+        return [item.seconds for item in answer.rounds], answer.usage.answer_seconds
+
+    times, answering_took = slow("", answering("cat"))
+    assert times == [100, 100]
+    assert answering_took > 1
+    assert slow("", answering("cat").removeprefix(END), max_rounds=1)[0] == [100, 100]
+    # The answer that is taken back, when more is read after all, is not the round's either.
+    absent, found = quoting("the documents do not say"), quoting("old harbour")
+    assert slow("", absent, found, model=QUOTES)[0] == [100, 100, 100]
