@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from memsparse.types import Answer
 
 QUIT = ("/quit", "/exit")
+PROMPT = "> "
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -195,18 +196,20 @@ def chat(
 
 
 def _questions() -> Iterator[str]:
-    """Lines of standard input until it ends or says so; asked for where a person types them."""
+    """Lines of standard input until it ends or says so; asked for where a person types them, else shown."""
     if sys.stdin is None:
         return
     asks = sys.stdin.isatty()
     while True:
         try:
-            line = (input("> ") if asks else next(sys.stdin)).strip()
+            line = (input(PROMPT) if asks else next(sys.stdin)).strip()
         except (EOFError, StopIteration):
             return
         if line in QUIT:
             return
         if line:
+            if not asks:
+                say(f"{PROMPT}{line}")
             yield line
 
 

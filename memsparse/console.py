@@ -102,11 +102,13 @@ def excerpt(text: str) -> str:
 
 def show_answer(answer: "Answer", *, rounds: bool = False) -> None:
     """Write what an answer rests on and what it took; its text is on the screen already."""
+    from memsparse.text import without_title  # imports a tokenizer
+
     for index, citation in enumerate(answer.citations, start=1):
         say()
         title = f"{citation.title} ({citation.document_id})" if citation.title else citation.document_id
         say(f"[{index}] {one_line(title)}", bold=True)
-        say(f"    {excerpt(citation.text)}")
+        say(f"    {excerpt(without_title(citation.title, citation.text))}")
     say()
     for index, item in enumerate(answer.rounds if rounds else (), start=1):
         read = ", ".join(map(str, item.numbers)) or "nothing, retrieval ends"

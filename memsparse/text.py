@@ -310,15 +310,16 @@ class PromptBuilder:
 
 
 def passage_text(title: str, text: str) -> str:
-    """Return the text of a document with its title in front, once.
-
-    A first line that only repeats the title, as in files, and space at the end are left out.
-    """
-    heading, _, rest = text.partition("\n")
-    if title and rest.strip() and heading.lstrip("# ").rstrip() == title:
-        text = rest.lstrip()
-    text = text.rstrip()
+    """Return the text of a document with its title in front, once; space at the end is left out."""
+    text = without_title(title, text).rstrip()
     return f"{title}\n{text}" if title and not text.startswith(title) else text
+
+
+def without_title(title: str, text: str) -> str:
+    """Leave out a first line that only repeats the title, as in files; not where it is all there is."""
+    heading, _, rest = text.partition("\n")
+    repeats = title and rest.strip() and heading.lstrip("# ").rstrip() == title
+    return rest.lstrip() if repeats else text
 
 
 def split_document(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> list[tuple[int, int]]:

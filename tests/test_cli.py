@@ -304,8 +304,10 @@ def test_chat_answers_every_line_until_it_is_told_to_stop(
     assert result.exit_code == 0, result.stderr
     with MemoryEngine.open(bank, loaded) as engine:
         answers = [engine.ask(question).text for question in (QUESTION, second)]
-    assert result.stdout.startswith(answers[0])
-    assert answers[1] in result.stdout[len(answers[0]) :]
+    first, _, rest = result.stdout.partition(f"> {second}\n")
+    assert first.startswith(f"> {QUESTION}\n{answers[0]}\n")
+    assert rest.startswith(f"{answers[1]}\n")
+    assert "never asked" not in result.stdout
     assert result.stdout.count("s routing)") == 2
 
 

@@ -62,6 +62,19 @@ def test_a_citation_is_headed_by_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert "\n[1] new [2] line (new line.txt)\n    x\n" in capsys.readouterr().out
 
 
+def test_a_title_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = Usage(prompt_tokens=1, completion_tokens=1, route_seconds=0.0, seconds=0.0)
+
+    def shown(text: str) -> str:
+        citation = Citation(number=0, document_id="k.txt", title="Kate", start=0, end=9, text=text)
+        show_answer(Answer(text="x", citations=(citation,), rounds=(), usage=usage))
+        return capsys.readouterr().out.splitlines()[2]
+
+    assert shown("Kate\n\nShe sails.") == shown("# Kate\nShe sails.") == "    She sails."
+    assert shown("Kate sails.\nShe sings.") == "    Kate sails. She sings."
+    assert shown("Kate\n") == "    Kate"
+
+
 def test_rows_are_separated_by_tabs_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows([("a\tb", 1), ("c\nd", 2)], ("name", "count"))
     assert capsys.readouterr().out == "a b\t1\nc d\t2\n"
