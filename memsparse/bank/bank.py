@@ -21,10 +21,9 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from memsparse.bank.catalog import FILE, Catalog
-from memsparse.bank.database import SIDE_FILES
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.lock import FILE as LOCK
 from memsparse.bank.lock import may_write, writer_lock
+from memsparse.bank.paths import absent, refuse_occupied
 from memsparse.bank.places import Places
 from memsparse.bank.reader import BankReader
 from memsparse.bank.records import BankStats, DocumentInfo, Layout, Source, View, prepare
@@ -34,20 +33,12 @@ from memsparse.bank.tiers import TierConfig, Tiers
 from memsparse.errors import (
     BankCorruptError,
     BankError,
-    BankExistsError,
     BankLockedError,
     BankMismatchError,
-    BankNotFoundError,
     DocumentError,
 )
 from memsparse.ops.routing import RoutingRule
 from memsparse.types import Passage
-
-_LEFT_BY_CREATE = {
-    LOCK,
-    FOLDER,
-    *(f"{FILE}.tmp{suffix}" for suffix in SIDE_FILES),
-}
 
 
 class Bank:
@@ -73,14 +64,14 @@ class Bank:
         """
         path = Path(path)
         try:
-            _refuse_occupied(path)
+            refuse_occupied(path)
             (path / FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BankError(
                 f"cannot create {path} ({error.strerror}); check space and permissions"
             ) from error
         with writer_lock(path):
-            _refuse_occupied(path)  # again: another process may have been faster
+            refuse_occupied(path)  # again: another process may have been faster
             Catalog.create(path / FILE, fingerprint)
             flush(path.resolve().parent)
         return cls.open(path)
@@ -104,7 +95,7 @@ class Bank:
                 raise BankCorruptError(
                     f"bank {path} has segments but no {FILE}; restore it from a copy, or create a new bank"
                 )
-            raise BankNotFoundError(f"no bank at {path}; create one with 'memsparse bank create {path}'")
+            raise absent(path)
         if read_only is None:
             read_only = not may_write(path)
         catalog = Catalog(path / FILE, read_only=read_only)
@@ -394,18 +385,3 @@ class Bank:
             raise BankError(f"bank {self.path} is open read-only; {cure}")
         with self._mutex, writer_lock(self.path):
             yield
-
-
-def _refuse_occupied(path: Path) -> None:
-    """Raise BankExistsError if a path holds anything but what an interrupted `create` leaves."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise BankExistsError(f"{path} is a file; choose another path for the bank")
-    if (path / FILE).exists():
-        raise BankExistsError(f"there is a bank at {path} already; open it, or choose another path")
-    found = sorted({entry.name for entry in path.iterdir()} - _LEFT_BY_CREATE)
-    if not found and (path / FOLDER).exists() and any((path / FOLDER).iterdir()):
-        found = [FOLDER]
-    if found:
-        raise BankExistsError(f"{path} is not empty (holds {found[0]}); choose another path")
