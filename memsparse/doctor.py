@@ -16,6 +16,8 @@ from memsparse.engine.loading import load_model
 from memsparse.errors import MemSparseError
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_NOT_YET = ("serve",)
+"""Extras for what the package does not do yet; nobody should install them."""
 _PROBE_SIZE = 512
 """Rows and columns of the matrices whose product is timed: large enough to keep every core busy."""
 _PROBE_SECONDS = 0.05
@@ -137,7 +139,7 @@ def _extras() -> list[Check]:
         return [Check(name="extras", ok=False, needed=False, detail=detail)]
     requirements = about.get_all("Requires-Dist") or []
     checks = []
-    for extra in about.get_all("Provides-Extra") or []:
+    for extra in (name for name in about.get_all("Provides-Extra") or [] if name not in _NOT_YET):
         wanted = [
             _distribution(line) for line in requirements if f"extra == '{extra}'" in line.replace('"', "'")
         ]

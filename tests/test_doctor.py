@@ -41,3 +41,12 @@ def test_extras_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (here.name, here.ok, here.detail) == ("extra here", True, "installed")
     assert (away.ok, away.needed) == (False, False)
     assert away.detail == "without no-such-thing; pip install 'memsparse[away]'"
+
+
+def test_extras_that_serve_nothing_yet_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class About:
+        def get_all(self, name: str) -> list[str]:
+            return ["serve", "files"] if name == "Provides-Extra" else ["no-such-thing; extra == 'serve'"]
+
+    monkeypatch.setattr(doctor.metadata, "metadata", lambda name: About())
+    assert [check.name for check in doctor._extras()] == ["extra files"]
