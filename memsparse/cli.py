@@ -18,7 +18,7 @@ from memsparse import __version__
 from memsparse.cli_bank import app as bank_app
 from memsparse.cli_bench import app as bench_app
 from memsparse.cli_eval import app as eval_app
-from memsparse.cli_plan import plan
+from memsparse.cli_plan import note_load, plan
 from memsparse.cli_train import app as train_app
 from memsparse.config import let_threads_sleep, processes
 from memsparse.console import (
@@ -318,12 +318,15 @@ app.command()(plan)
 def doctor(model: Model = None, as_json: AsJson = False) -> None:
     """Check the installation, the machine and the model."""
     from memsparse.doctor import examine
+    from memsparse.machine import load_average
 
+    load = load_average()
     checks = examine(model)
     sound = all(check.ok for check in checks if check.needed)
     if as_json:
-        show_json({"ok": sound, "checks": checks})
+        show_json({"ok": sound, "load_average": load, "checks": checks})
     else:
+        note_load(load)
         states = ["ok" if check.ok else "broken" if check.needed else "-" for check in checks]
         rows = [(state, check.name, check.detail) for state, check in zip(states, checks, strict=True)]
         show_rows(rows, ("state", "check", "found"))

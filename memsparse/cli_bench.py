@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memsparse.cli_plan import Shape, duration, named_config, size
+from memsparse.cli_plan import Shape, duration, named_config, note_load, size
 from memsparse.console import note, say, show_json, show_rows
 from memsparse.errors import ConfigError, InputError
 from memsparse.options import CommandGroup, KeyFormat, Model, tier_settings
@@ -268,6 +268,7 @@ def _finish(result: Mapping[str, Any], out: str | None, plot: Path | None) -> No
 
 def _show(result: Mapping[str, Any]) -> None:
     machine = result["machine"]
+    note_load(machine["load_average"])
     peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s in {name}" for name, peak in machine["peaks"].items())
     say(f"{result['device']}: reads {machine['bandwidth'] / 1e9:.4g} GB/s, {peaks}", dim=True)
     tables = {

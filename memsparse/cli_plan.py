@@ -78,6 +78,7 @@ def plan(
     if as_json:
         show_json(found)
     else:
+        note_load(found.hardware.load_average)
         _show(found)
 
 
@@ -94,6 +95,15 @@ def tried(
     accelerator = torch.accelerator.current_accelerator() if hardware.accelerators else None
     loaded = load_model(model, device=str(accelerator or "cpu"))
     return rehearse(loaded, key_format, document_tokens=document_tokens)
+
+
+def note_load(load: float | None) -> None:
+    """Warn of figures that a busy machine makes slow."""
+    from memsparse.machine import busy
+
+    if load is not None and busy(load):
+        told = "what is measured now comes out too slow; measure again when it is idle"
+        note(f"the machine is busy (load average {load:g}): {told}")
 
 
 def named_config(model: str | None, shape: str | None) -> "MemSparseConfig":
@@ -126,6 +136,7 @@ def _show(plan: "Plan") -> None:
     show_rows(rows, ("tier", "what", "bytes", "room", ""))
     question = plan.question
     say()
+    say("times to expect", bold=True)
     show_rows(
         [
             ("encode", duration(plan.encode_seconds), ""),
@@ -134,12 +145,11 @@ def _show(plan: "Plan") -> None:
             ("prefill", duration(question.prefill), ""),
             ("first token", duration(question.first_token), ""),
         ],
-        ("time", "expected", ""),
+        ("step", "time", ""),
     )
     say()
-    show_rows(
-        [(name, size(taken)) for name, taken in plan.key_bytes.items()], ("routing keys", "bytes, all layers")
-    )
+    say("routing keys of all layers, by format", bold=True)
+    show_rows([(name, size(taken)) for name, taken in plan.key_bytes.items()], ("format", "bytes"))
     for line in plan.assumptions:
         note(f"assumed: {line}", dim=True)
 

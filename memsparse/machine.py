@@ -46,6 +46,8 @@ class Machine:
     """Bytes a second the device reads of its memory."""
     peaks: dict[str, float]
     """FLOP a second of the fastest matrix product, by dtype; dtypes without a product are left out."""
+    load_average: float | None = None
+    """Of the whole machine over the minute before the measuring. None: not told."""
 
 
 def measure_machine(
@@ -55,6 +57,7 @@ def measure_machine(
     seconds: float = SECONDS,
 ) -> Machine:
     """Look at a machine and measure its device, `seconds` for the bandwidth and for each dtype."""
+    load = load_average()
     peaks = {str(d).removeprefix("torch."): matrix_peak(d, device, seconds=seconds) for d in dtypes}
     cpu = device.type == "cpu"
     return Machine(
@@ -67,6 +70,7 @@ def measure_machine(
         accelerator_bytes=accelerator_bytes(device),
         bandwidth=read_bandwidth(device, seconds=seconds),
         peaks={name: peak for name, peak in peaks.items() if peak > 0},
+        load_average=load,
     )
 
 
@@ -75,6 +79,16 @@ def core_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Processes that ran or waited on the whole machine, in the mean over the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def busy(load: float) -> bool:
+    """Whether so much load slows down what is measured beside it: more than half of the machine's cores."""
+    return load > (os.cpu_count() or 1) / 2
 
 
 def host_bytes() -> int:

@@ -262,6 +262,15 @@ def test_a_missing_bank_is_an_error_that_says_what_to_do(model: Path, tmp_path: 
     assert not (tmp_path / "none.bank").exists()
 
 
+def test_a_folder_that_is_no_bank_is_named_one_and_the_advice_works(
+    model: Path, library: Path, tmp_path: Path
+) -> None:
+    result = run("ask", QUESTION, "--bank", library, "--model", model)
+    assert_one_line_error(result, 2, f"{library} is a folder of other files, not a bank", "--docs")
+    advice = result.stderr.partition("memsparse ")[2].split()
+    assert run(*advice, "--model", model).exit_code == 0
+
+
 def test_a_bank_of_another_model_is_an_error(bank: Path, tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", seed=1)
     result = run("ask", QUESTION, "--bank", bank, "--model", other)
@@ -347,6 +356,17 @@ def test_doctor_reports_what_it_found(model: Path, cache: Path) -> None:
     assert str(cache) in found["cache"]
     lines = run("doctor", "--model", model).stdout.splitlines()
     assert [line.split("\t")[1] for line in lines] == list(found)
+
+
+def test_doctor_warns_of_a_busy_machine(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for load, lines in ((0.0, 0), (1e3, 1)):
+        monkeypatch.setattr("memsparse.machine.load_average", lambda load=load: load)
+        result = run("doctor", "--model", model)
+        assert [line.startswith("the machine is busy") for line in result.stderr.splitlines()] == [
+            True
+        ] * lines
+        told = run("doctor", "--model", model, "--json")
+        assert (json.loads(told.stdout)["load_average"], told.stderr) == (load, "")
 
 
 def test_doctor_fails_when_the_model_cannot_be_loaded(tmp_path: Path) -> None:

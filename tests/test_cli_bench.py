@@ -64,6 +64,16 @@ def test_encode(model):
     assert "plain forward" in done.stdout
 
 
+def test_figures_of_a_busy_machine_say_so(model, monkeypatch):
+    quick = ["encode", "--model", model, "--tokens", "300", "--repeats", "1", *QUICK]
+    monkeypatch.setattr("memsparse.machine.load_average", lambda: 1e3)
+    done = run(*quick)
+    assert done.stderr.count("the machine is busy (load average 1000)") == 1
+    assert result_of(run(*quick, "--json", "-"))["machine"]["load_average"] == 1e3
+    monkeypatch.setattr("memsparse.machine.load_average", lambda: 0.0)
+    assert "busy" not in run(*quick).stderr
+
+
 def test_decode(model):
     options = ["--documents", "5", "--questions", "2", "--together", "1,2", "--max-new-tokens", "3", *QUICK]
     result = result_of(run("decode", "--model", model, *options, "--json", "-"))

@@ -33,6 +33,26 @@ def test_json_is_one_object():
     assert plan["assumptions"]
 
 
+def test_every_table_has_a_title():
+    lines = run(*COMMAND).stdout.splitlines()
+    titles = [lines[place + 1] for place, line in enumerate(lines) if not line]
+    assert titles == ["times to expect", "routing keys of all layers, by format"]
+
+
+def test_a_busy_machine_is_told_where_it_was_measured(monkeypatch):
+    monkeypatch.setattr("memsparse.machine.SIZES", {"cpu": (64, 256)})
+    monkeypatch.setattr("memsparse.machine.STREAM_BYTES", {"cpu": 2**22})
+    monkeypatch.setattr("memsparse.machine.load_average", lambda: 1e3)
+    here = ["plan", "--tokens", "1M", "--shape", "4b", "--gpu", "none"]
+    assert run(*here).stderr.count("the machine is busy (load average 1000)") == 1
+    told = run(*here, "--json")
+    assert json.loads(told.stdout)["hardware"]["load_average"] == 1e3
+    assert "busy" not in told.stderr
+    assert "busy" not in run(*COMMAND).stderr
+    monkeypatch.setattr("memsparse.machine.load_average", lambda: 0.0)
+    assert "busy" not in run(*here).stderr
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

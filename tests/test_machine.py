@@ -57,6 +57,13 @@ def test_processes_of_one_host_share_its_memory(monkeypatch):
     assert alone / 8 < free_host_bytes() < alone / 2
 
 
+def test_a_machine_is_busy_when_half_of_its_cores_are(monkeypatch):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
+    assert [machine.busy(load) for load in (0.0, 2.0, 2.1)] == [False, False, True]
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (1.234, 5.0, 9.0))
+    assert machine.load_average() == 1.23
+
+
 @pytest.mark.parametrize(("limit", "kept"), [("4096\n", 4096), ("max\n", None)])
 def test_memory_is_what_a_container_may_take(monkeypatch, tmp_path, limit, kept):
     file = tmp_path / "memory.max"

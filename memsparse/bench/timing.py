@@ -1,7 +1,6 @@
 """Wall times and memory of runs that are to be compared: taken in turns, told as percentiles."""
 
 import ctypes
-import os
 import resource
 import statistics
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from memsparse.evaluation.results import environment
-from memsparse.machine import Machine, finish
+from memsparse.machine import Machine, finish, load_average
 
 Run = Callable[[], object]
 
@@ -71,7 +70,7 @@ def surroundings(device: torch.device, machine: Machine) -> dict[str, Any]:
         **environment(device),
         "machine": {name: getattr(machine, name) for name in Machine.__dataclass_fields__},
         "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": load_average(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 

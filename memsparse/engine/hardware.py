@@ -66,6 +66,8 @@ class Hardware:
     """Bytes a second of the disk."""
     assumed: tuple[str, ...]
     """What was not measured, one line each."""
+    load_average: float | None = None
+    """Of the machine as it was measured. None: nothing was."""
 
 
 def read_count(text: str, what: str = "tokens") -> int:
@@ -149,6 +151,7 @@ def of_machine(machine: Machine, memory: int | None = None) -> Hardware:
         link=link,
         disk=DISK,
         assumed=tuple(assumed),
+        load_average=machine.load_average,
     )
 
 
