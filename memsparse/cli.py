@@ -61,7 +61,8 @@ PROMPT = "> "
 
 app = typer.Typer(
     cls=CommandGroup,
-    help="A native long-term memory for language models.",
+    help="A native long-term memory for language models.\n\n"
+    "A first answer: memsparse ask --docs FOLDER 'A question?'",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -121,7 +122,9 @@ def _global_options(
 
 @app.command(cls=ListCommand)
 def ask(
-    question: Annotated[str, typer.Argument(help='The question. "-": read it from standard input.')],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help='The question. "-": read it from standard input.')
+    ],
     docs: Docs = None,
     bank: Bank = None,
     model: Model = None,
@@ -268,10 +271,11 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.", show_default=False)],
     to: Annotated[Layout, typer.Option("--to", help="Layout to write.")] = Layout.MEMSPARSE,
     chunk_size: Annotated[
-        int | None, typer.Option(help="Tokens of a chunk; without it the source's own, or 64.")
+        int | None, typer.Option(min=1, help="Tokens of a chunk; without it the source's own, or 64.")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Documents per memory layer; without it the source's own, or 16.")
+        int | None,
+        typer.Option(min=1, help="Documents per memory layer; without it the source's own, or 16."),
     ] = None,
     memory_layers: Annotated[
         str | None,

@@ -40,9 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DocumentIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids of documents.", show_default=False)
-]
+DocumentIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of documents.", show_default=False)]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many.")]
 
 
@@ -62,7 +60,7 @@ def add(
     directory: BankPath,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help='Files and folders; "-": standard input.', show_default=False),
+        typer.Argument(metavar="PATH", help='Files and folders; "-": standard input.', show_default=False),
     ],
     model: Model = None,
     namespace: OwnNamespace = "default",
@@ -127,7 +125,7 @@ def show(
 @app.command()
 def search(
     directory: BankPath,
-    query: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
     model: Model = None,
     namespace: Namespace = None,
     as_of: AsOf = None,

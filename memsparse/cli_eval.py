@@ -219,7 +219,7 @@ def needles(
     loaded = load_model(model)
     config = NeedleConfig(
         tasks=named,
-        lengths=tuple(parse_tokens(lengths)),
+        lengths=tuple(parse_tokens(lengths, "--lengths")),
         depths=tuple(place / max(1, depths - 1) for place in range(depths)),
         samples=samples,
         seed=seed,
@@ -308,8 +308,8 @@ def scaling(
     from memsparse.evaluation.scaling import choose_questions, parse_tokens, run_scaling, summarise_scaling
 
     path, listed = result_path(out), check_baselines(baseline, "retrieve")
-    sizes = parse_tokens(rungs)
-    limits = [] if peer_limit is None else parse_tokens(peer_limit)
+    sizes = parse_tokens(rungs, "--rungs")
+    limits = [] if peer_limit is None else parse_tokens(peer_limit, "--peer-limit")
     if len(limits) > 1:
         raise ConfigError(f"--peer-limit is {peer_limit!r}; give one size")
     most = limits[0] if limits else None

@@ -73,8 +73,9 @@ def _devices() -> list[Check]:
 
 def _cpu() -> Check:
     speeds = {dtype: _matmul_gflops(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    threads = torch.get_num_threads()
     detail = (
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, matrix product "
+        f"{threads} thread{'s' * (threads != 1)} on {os.cpu_count()} cores, matrix product "
         f"{speeds[torch.float32]:.0f} GFLOP/s in float32, {speeds[torch.bfloat16]:.0f} in bfloat16"
     )
     return Check(name="cpu", ok=True, needed=True, detail=detail)

@@ -7,7 +7,7 @@
     |   +-- DocumentError                  a document that cannot be read or stored
     +-- ModelError                exit 2   a model folder that cannot be loaded or converted
     +-- BankError                 exit 1   a memory bank that cannot be used
-    |   +-- BankNotFoundError     exit 2   no bank at that path
+    |   +-- BankNotFoundError     exit 2   no bank at that path, or not that version of it
     |   +-- BankExistsError       exit 2   a bank is there already
     |   +-- BankMismatchError     exit 2   the bank belongs to another model or a newer format
     |   +-- BankLockedError       exit 1   another process is writing
@@ -54,7 +54,7 @@ class BankError(MemSparseError):
 
 
 class BankNotFoundError(BankError):
-    """No bank at that path."""
+    """No bank at that path, or not that version of it."""
 
     exit_code = 2
 

@@ -82,6 +82,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def _row(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{where}: not UTF-8 text; convert the file to UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{where}: not JSON ({error}); mend or remove the line") from error
     if not isinstance(row, dict):

@@ -40,7 +40,10 @@ def usage_line(error: Exception, command: str, words: Sequence[str]) -> str:
         option, value = typed
         return f"{option} is {value!r}; {_demand(message, value)}"
     if extra := _EXTRA.fullmatch(message):
-        return f"{extra[1]!r} is more than '{command}' takes; put quotes around words that belong together"
+        step = "put quotes around words that belong together"
+        if set(getattr(context and context.command, "listing", ())) & set(words):
+            step += ", and check that paths exist"
+        return f"{extra[1]!r} is more than '{command}' takes; {step}"
     told = message[:1].lower() + message[1:]
     return told if told.endswith("?") else f"{told}; see '{command} --help'"
 

@@ -253,7 +253,7 @@ def test_an_earlier_version_can_be_asked(model: Path, bank: Path) -> None:
     answer = ask_json(QUESTION, "--bank", bank, "--model", model, "--as-of", "0")
     assert (answer["found"], answer["citations"]) == (False, [])
     result = run("ask", QUESTION, "--bank", bank, "--model", model, "--as-of", "99")
-    assert_one_line_error(result, 1, "no version 99")
+    assert_one_line_error(result, 2, "no version 99")
 
 
 def test_a_missing_bank_is_an_error_that_says_what_to_do(model: Path, tmp_path: Path) -> None:
@@ -341,7 +341,9 @@ def test_convert_writes_the_published_layout_and_back(model: Path, tmp_path: Pat
 
 def test_convert_errors_are_one_line(model: Path, tmp_path: Path) -> None:
     assert_one_line_error(run("convert", tmp_path, tmp_path / "new"), 2, "no config.json")
+    assert_one_line_error(run("convert", model / "config.json", tmp_path / "new"), 2, "no config.json in")
     assert_one_line_error(run("convert", model, tmp_path), 2, "exists already")
+    assert_one_line_error(run("convert", model, tmp_path / "new", "--top-k", "-4"), 2, "--top-k is '-4'")
     words = ("convert", model, tmp_path / "new", "--memory-layers", "one")
     assert_one_line_error(run(*words), 2, "--memory-layers is 'one'")
 
@@ -467,6 +469,9 @@ def test_help_and_version_do_not_wait_for_torch() -> None:
         (["nonsense"], "'nonsense'; see 'memsparse --help'"),
         (["bank", "nonsense"], "'nonsense'; see 'memsparse bank --help'"),
         (["ask", "where", "is", "it"], "'is it' is more than 'memsparse ask' takes; put quotes around"),
+        (["ask", "q", "--docs", ".", "away.txt"], "'away.txt' is more than"),
+        (["ask", "q", "--docs", ".", "away.txt"], "check that paths exist"),
+        (["eval", "needles", "--lengths", "lots"], "--lengths: 'lots' is no number of tokens"),
         (["ask", "q", "--docs"], "'--docs' requires an argument; see 'memsparse ask --help'"),
         (["ask", "q", "--as-of", "x"], "--as-of is 'x'; it must be a whole number"),
         (["ask", "q", "--as-of=-3"], "--as-of is '-3'; "),
@@ -484,6 +489,22 @@ def test_without_a_command_the_help_is_shown(words: list[str]) -> None:
     result = run(*words)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Commands:" in result.stderr
+
+
+def test_help_lists_commands_with_whole_sentences_and_a_first_step() -> None:
+    told = " ".join(run("--help").stdout.split())
+    assert "Answer one question after another, each on its own; /quit or Ctrl-D ends. convert" in told
+    assert "memsparse ask --docs" in told
+    for words in (
+        ["--help"],
+        ["bank", "--help"],
+        ["bench", "--help"],
+        ["eval", "--help"],
+        ["train", "--help"],
+    ):
+        listed = run(*words).stdout.partition("Commands:")[2]
+        assert listed
+        assert "..." not in listed
 
 
 def test_errors_name_settings_as_they_were_typed(model: Path, bank: Path) -> None:

@@ -149,6 +149,11 @@ def test_one_recipe_must_be_named(recipe: Path, tmp_path: Path, command: str):
     assert_one_line_error(run(*words, "--config", tmp_path / "gone.toml"), 2, "gone.toml", "readable TOML")
     recipe.write_bytes(b'seed = "\xff"')
     assert_one_line_error(run(*words, "--config", recipe), 2, "readable TOML")
+    assert_one_line_error(
+        run(*words, "--config", tmp_path), 2, f"{tmp_path}: Is a directory; give a readable"
+    )
+    recipe.write_bytes(b"\xff")
+    assert_one_line_error(run(*words, "--config", recipe), 2, f"{recipe}: not UTF-8 text; give a readable")
 
 
 def test_sft_wants_a_model(recipe: Path, tmp_path: Path, configs: list[Any]):

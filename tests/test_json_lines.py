@@ -24,7 +24,7 @@ def test_plain_and_packed_rows_are_read_and_empty_lines_skipped(tmp_path):
     [
         (b'{"id": 1}\n{"id":', "line 2: not JSON"),
         (b"[1]\n", "line 1: not a JSON object"),
-        (b'{"id": "\xff"}\n', "line 1: not JSON"),
+        (b'{"id": "\xff"}\n', "line 1: not UTF-8 text; convert"),
         (b'{"text": "x"}\n', "line 1: lacks id"),
     ],
 )

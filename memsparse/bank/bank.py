@@ -35,6 +35,7 @@ from memsparse.errors import (
     BankError,
     BankLockedError,
     BankMismatchError,
+    BankNotFoundError,
     DocumentError,
 )
 from memsparse.ops.routing import RoutingRule
@@ -245,7 +246,9 @@ class Bank:
     ) -> Layout:
         """Where the passages of a view lie. Args, Raises: as `reader`."""
         if version is not None and not 0 <= version <= self.version:
-            raise BankError(f"bank {self.path} has no version {version}; the latest is {self.version}")
+            raise BankNotFoundError(
+                f"bank {self.path} has no version {version}; the latest is {self.version}"
+            )
         return self._catalog.layout(View(namespace=namespace, version=version, now=now))
 
     def reader(

@@ -25,16 +25,17 @@ Note = Callable[[str], None]
 """Takes what is being done, in words."""
 
 
-def parse_tokens(text: str) -> list[int]:
+def parse_tokens(text: str, what: str = "tokens") -> list[int]:
     """Read sizes like "16K,1M" (K is 1024, M is 1024 K) as ascending numbers of tokens.
 
     Raises: ConfigError for what is no size.
     """
     sizes = []
-    for word in text.upper().replace("_", "").split(","):
-        digits, unit = (word[:-1], _UNITS[word[-1]]) if word[-1:] in _UNITS else (word, 1)
+    for word in text.split(","):
+        plain = word.upper().replace("_", "")
+        digits, unit = (plain[:-1], _UNITS[plain[-1]]) if plain[-1:] in _UNITS else (plain, 1)
         if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
-            raise ConfigError(f"{word!r} is no number of tokens; write sizes like 16K,64K,1M")
+            raise ConfigError(f"{what}: {word!r} is no number of tokens; write sizes like 16K,64K,1M")
         sizes.append(int(digits) * unit)
     return sorted(set(sizes))
 

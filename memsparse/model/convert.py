@@ -147,7 +147,7 @@ def _read_config(
     try:
         raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
         kind = raw.get("model_type")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(f"no config.json in {source}; give the folder of a model") from error
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.errors import ConfigError, EngineError
+from memsparse.errors import ConfigError, DocumentError, EngineError
 from memsparse.json_lines import read_rows
 from memsparse.training.passages import Passages
 from memsparse.training.rankers import REPORT_SECONDS, Bm25Ranker, Ranker, RouterRanker
@@ -120,7 +120,10 @@ def _open(corpus: Path, count: int, skip: int) -> Passages:
         raise ConfigError(f"count is {count}; it must be at least 1")
     if skip < 0:
         raise ConfigError(f"skip is {skip}; it must be at least 0")
-    return Passages(passage_rows(corpus))
+    passages = Passages(passage_rows(corpus))
+    if not len(passages):
+        raise DocumentError(f"{corpus}: no passages; give a file with some")
+    return passages
 
 
 def _mine(

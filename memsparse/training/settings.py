@@ -20,7 +20,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; give a readable TOML recipe") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text; give a readable TOML recipe") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}; give a readable TOML recipe") from error
 
 

@@ -236,6 +236,13 @@ def test_bad_rows_are_refused_before_anything_is_made(files, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "q.jsonl"]
 
 
+def test_a_corpus_without_passages_is_refused(files, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DocumentError, match=r"empty\.jsonl: no passages; give"):
+        mine_bm25(tmp_path / "empty.jsonl", files[1], tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_without_bm25s_the_extra_is_named(files, tmp_path, monkeypatch):
     def missing(name: str):
         raise ImportError(f"No module named {name!r}")
