@@ -25,6 +25,7 @@ from memsparse.console import (
     SkipNotes,
     fail,
     note,
+    nothing_there,
     progress,
     report_line,
     say,
@@ -169,6 +170,8 @@ def ask(
     else:
         say(answer.text)
         show_answer(answer, rounds=rounds)
+        if bank is not None and not answer.rounds:
+            note(nothing_there(bank))
 
 
 @app.command(cls=ListCommand)

@@ -9,6 +9,8 @@ import typer
 from memsparse.console import (
     SkipNotes,
     excerpt,
+    note,
+    nothing_there,
     one_line,
     progress,
     report_line,
@@ -144,6 +146,8 @@ def search(
     if as_json:
         show_json({"query": query, "hits": hits})
         return
+    if not hits:
+        note(nothing_there(directory))
     for hit in hits:
         say(f"{hit.score:.4f}  {one_line(hit.citation.document_id)}", bold=True)
         say(f"    {excerpt(hit.citation.text)}")

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -33,7 +34,8 @@ def say(text: str = "", *, end: str = "\n", bold: bool | None = None, dim: bool 
 def note(text: str, *, dim: bool | None = None) -> None:
     """Write one line to standard error."""
     text = printable(" ".join(text.splitlines()), _encoding(sys.stderr))
-    typer.echo(typer.style(text, dim=dim) if dim else text, err=True)
+    # The stream by its name: while a bar runs it is a stand-in that writes above the bar.
+    typer.echo(typer.style(text, dim=dim) if dim else text, file=sys.stderr, err=True)
 
 
 def fail(error: Exception) -> None:
@@ -134,6 +136,11 @@ class SkipNotes:
         """Take one `Skipped`, as `read_documents` hands it out."""
         self.count += 1
         note(f"skipped {item.path}: {item.reason}")
+
+
+def nothing_there(bank: Path) -> str:
+    """What to do where a bank has no document that the namespace and the version asked for let be read."""
+    return f"{bank} holds nothing to read here; 'memsparse bank stats {bank}' tells what it holds"
 
 
 def report_line(report: "AddReport", skipped: int) -> str:

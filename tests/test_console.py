@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import sys
 
@@ -94,6 +95,20 @@ def test_a_bar_is_absent_where_no_terminal_is(capsys: pytest.CaptureFixture[str]
         show(2, None)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_a_note_is_written_above_a_bar_not_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", Terminal(written, encoding="utf-8", write_through=True))
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("encoding") as show:
+        show(1, 2)
+        note("skipped a.txt")
+    assert "\r\x1b[2Kskipped a.txt\n" in written.getvalue().decode()
 
 
 def test_a_report_names_only_what_happened() -> None:

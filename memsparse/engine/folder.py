@@ -13,7 +13,7 @@ from memsparse.config import cache_dir
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.ingest import AddReport, Progress, content_digest
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.errors import BankCorruptError, BankMismatchError, InputError
+from memsparse.errors import BankCorruptError, BankError, BankMismatchError, InputError
 from memsparse.sources import STDIN, Skipped, read_documents
 from memsparse.types import Document
 
@@ -43,7 +43,7 @@ def open_folder(
         settings: single fields of `EngineConfig`.
 
     Raises: DocumentError for a path that does not exist; InputError if no document is found; ModelError;
-    BankLockedError while another process is at it.
+    BankError if the cache folder cannot be made, or BankLockedError while another process is at it.
     """
     documents: Iterable[Document] = read_documents(paths, namespace=namespace, strict=strict, on_skip=on_skip)
     piped = STDIN in map(str, paths)
@@ -51,6 +51,12 @@ def open_folder(
         documents = list(documents)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     path = folder_bank(paths, fingerprint(loaded), documents if piped else ())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BankError(
+            f"{path.parent} cannot be made ({error.strerror or error}); set MEMSPARSE_CACHE to another folder"
+        ) from error
     if fresh:
         shutil.rmtree(path, ignore_errors=True)
     try:
