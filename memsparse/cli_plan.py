@@ -102,8 +102,7 @@ def note_load(load: float | None) -> None:
     from memsparse.machine import busy
 
     if load is not None and busy(load):
-        told = "what is measured now comes out too slow; measure again when it is idle"
-        note(f"the machine is busy (load average {load:g}): {told}")
+        note(f"the machine is busy (load average {load:g}): figures come out slow; measure again when idle")
 
 
 def named_config(model: str | None, shape: str | None) -> "MemSparseConfig":

@@ -14,7 +14,10 @@ _WORDING = (
     ("Input should be", "it must be"),
     ("greater than or equal to", "at least"),
     ("less than or equal to", "at most"),
+    ("a valid integer range", "a whole number"),
     ("a valid integer", "a whole number"),
+    ("a valid float range", "a number"),
+    ("a valid float", "a number"),
     ("a valid number", "a number"),
 )
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)")
@@ -84,5 +87,6 @@ def _demand(message: str, value: str) -> str:
         return f"use one of {choices[1].replace(chr(39), '')}"
     for said, told in _WORDING:
         message = message.replace(said, told)
-    message = message.replace(f"{value!r} is", "it is")
+    for spelt in (repr(value), value):
+        message = message.replace(f"{spelt} is not", "it must be")
     return message[:1].lower() + message[1:]

@@ -51,7 +51,9 @@ def test_the_value_is_the_one_typed_last() -> None:
 
 def test_both_of_the_parsers_wordings_are_understood() -> None:
     for said, told in (
-        ("'x' is not a valid integer.", "it is not a whole number"),
+        ("'x' is not a valid integer.", "it must be a whole number"),
+        ("'x' is not a valid integer range.", "it must be a whole number"),
+        ("x is not in the range x>=1.", "it must be in the range x>=1"),
         ("Input should be greater than or equal to 1", "it must be at least 1"),
         ("'x' is not one of 'a', 'b'.", "use one of a, b"),
     ):
