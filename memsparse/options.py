@@ -65,7 +65,8 @@ class CommandGroup(TyperGroup):
             if ctx.find_root().params.get("debug"):
                 traceback.print_exception(error)
             command = self.commands.get(ctx.invoked_subcommand or "")
-            note(f"error: {as_typed(str(error), command.params if command else ())}")
+            told = as_typed(str(error), command.params if command else (), ctx.meta[_WORDS])
+            note(f"error: {told}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             note("interrupted")

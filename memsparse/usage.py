@@ -51,14 +51,16 @@ def usage_line(error: Exception, command: str, words: Sequence[str]) -> str:
     return told if told.endswith("?") else f"{told}; see '{command} --help'"
 
 
-def as_typed(message: str, parameters: Sequence[Any]) -> str:
-    """An error's message with the option in place of the setting it begins with, where a parameter gives it.
+def as_typed(message: str, parameters: Sequence[Any], words: Sequence[str]) -> str:
+    """An error's message with the option in place of the setting it begins with, where a word gave it.
 
-    Messages about settings begin "name is value"; whoever raises them does not know of a command line.
+    Messages about settings begin with the name and "is"; whoever raises them knows of no command line.
     """
-    options = {item.name: item.opts[0] for item in parameters if item.param_type_name == "option"}
     found = _SETTING.match(message)
-    option = options.get(found[1].replace(" ", "_")) if found else None
+    setting = found[1].replace(" ", "_") if found else ""
+    options = [name for item in parameters if item.name == setting for name in item.opts]
+    typed = [word.partition("=")[0] for word in words]
+    option = next((name for name in typed if name in options), None)
     return f"{option}{message[found.end(1) :]}" if found and option else message
 
 

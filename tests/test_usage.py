@@ -19,9 +19,16 @@ PARAMETERS = (
 
 
 def test_an_option_stands_for_the_setting_a_message_begins_with() -> None:
-    assert as_typed("device_bytes is 12; allow more", PARAMETERS) == "--device-bytes is 12; allow more"
-    assert as_typed("device bytes is 12", PARAMETERS) == "--device-bytes is 12"
-    assert as_typed("out is '.'", PARAMETERS) == "--json is '.'"
+    for message, words, told in (
+        (
+            "device_bytes is 12; allow more",
+            ["ask", "--device-bytes", "12"],
+            "--device-bytes is 12; allow more",
+        ),
+        ("device bytes is 12", ["--device-bytes=12"], "--device-bytes is 12"),
+        ("out is '.'", ["--json", "."], "--json is '.'"),
+    ):
+        assert as_typed(message, PARAMETERS, words) == told
 
 
 def test_other_messages_stay() -> None:
@@ -33,7 +40,10 @@ def test_other_messages_stay() -> None:
         "/tmp/out is a file",
         "",
     ):
-        assert as_typed(message, PARAMETERS) == message
+        assert as_typed(message, PARAMETERS, ["--device-bytes", "12", "--json", "source"]) == message
+    assert (
+        as_typed("device_bytes is 12", PARAMETERS, ["ask"]) == "device_bytes is 12"
+    )  # a setting from elsewhere
 
 
 def test_the_value_is_the_one_typed_last() -> None:
