@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from memsparse import doctor
 from memsparse.doctor import Check, examine
+from memsparse.ops import native
 from tests.tiny import save_tiny_model
 
 
@@ -50,3 +52,13 @@ def test_extras_that_serve_nothing_yet_are_not_named(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(doctor.metadata, "metadata", lambda name: About())
     assert [check.name for check in doctor._extras()] == ["extra files"]
+
+
+def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if native.can_multiply(torch.float32, 64):
+        assert "float32" in doctor._kernel().detail
+    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+    assert not doctor._kernel().ok
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none")
+    assert "no C compiler" in doctor._kernel().detail
+    assert not doctor._kernel().needed
