@@ -15,7 +15,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-shared", "-fPIC")
+SOURCES = ("best_products.c", "raise_bounds.c")
 
 
 class CompileKernel(BuildHookInterface):
@@ -26,12 +27,12 @@ class CompileKernel(BuildHookInterface):
         if self.target_name != "wheel":
             return
         folder = Path(self.root, "memsparse", "ops", "native")
-        library = folder / "best_products.kernel"
+        library = folder / "scan.kernel"
         compiler = shlex.split(os.environ.get("CC", "cc"))
         if sys.platform == "win32" or shutil.which(compiler[0]) is None:
             self.app.display_warning(f"no C compiler ({compiler[0]}): scans take torch's products")
             return
-        command = [*compiler, *FLAGS, "-o", str(library), str(folder / "best_products.c")]
+        command = [*compiler, *FLAGS, "-o", str(library), *(str(folder / name) for name in SOURCES), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.app.display_warning(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError, ShapeError
-from memsparse.ops import triton_scan
+from memsparse.ops import native, triton_scan
 from memsparse.ops.products import (
     FINER,
     BestProducts,
@@ -81,15 +81,15 @@ def scan_documents(
         request_R = torch.repeat_interleave(torch.arange(len(asking), device=asking.device), counts[asking])
         queries = round_queries(routing_q[query_mask], request_R, len(asking), arithmetic)
         products = BestProducts(queries, counts[asking].tolist())
-        factors = _half_width(queries, keys)
+        factors = queries.units.float(), *_half_width(queries, keys)
         tile = tile or max(_BOUNDS // len(asking), 1)
         part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
+        in_c = keys.device.type == "cpu" and native.is_built()
         for start in range(0, len(keys), tile):
             here = keys.narrow(start, min(tile, len(keys) - start))
-            interval = _interval(products.of(here), products.rounded_sum, here, queries, *factors)
-            runs = torch.unique_consecutive(doc_of_chunk[start : start + tile], return_counts=True)
-            for bound_NB, of_chunk_MB in zip(part, interval, strict=True):
-                _raise_documents(bound_NB, runs, of_chunk_MB)
+            raise_bounds = native.raise_bounds if in_c else _raise_bounds
+            owners = doc_of_chunk[start : start + tile].contiguous()
+            raise_bounds(products.of(here), here, owners, *factors, products.rounded_sum, part)
         if part is not bounds:
             bounds[:, :, asking] = part
     lower_NB, upper_NB = bounds
@@ -106,18 +106,35 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
     return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))
 
 
-def _interval(
+def _raise_bounds(
     best_MB: Tensor,
-    rounded_sum: float,
     keys: ScanKeys,
-    queries: RoundedQueries,
+    doc_of_chunk: Tensor,
+    units_B: Tensor,
     of_errors_B: Tensor,
     of_norms_B: Tensor,
+    rounded_sum: float,
+    bounds_2NB: Tensor,
+) -> None:
+    """Raise lower and upper bounds of documents to those of their chunks: as `native.raise_bounds`."""
+    runs = torch.unique_consecutive(doc_of_chunk, return_counts=True)
+    interval = _interval(best_MB, keys, units_B, of_errors_B, of_norms_B, rounded_sum)
+    for bound_NB, of_chunk_MB in zip(bounds_2NB, interval, strict=True):
+        _raise_documents(bound_NB, runs, of_chunk_MB)
+
+
+def _interval(
+    best_MB: Tensor,
+    keys: ScanKeys,
+    units_B: Tensor,
+    of_errors_B: Tensor,
+    of_norms_B: Tensor,
+    rounded_sum: float,
 ) -> tuple[Tensor, Tensor]:
     """Bounds of every chunk's score, both (M, B); -inf or inf where float32 does not hold them."""
     if keys.scales is not None:
         best_MB.mul_(keys.scales[:, None])
-    best_MB.mul_(queries.units.float())
+    best_MB.mul_(units_B)
     half_MB = torch.outer(keys.errors, of_errors_B).add_(2.0**-120)
     half_MB.addr_(keys.norms.clamp_min(_UNDERFLOW), of_norms_B)
     if rounded_sum:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from memsparse.ops import native, reference
+from memsparse.ops import native, reference, scan
+from memsparse.ops.quantization import KeyFormat, quantize_keys
 
 DTYPES = [torch.int8, torch.bfloat16, torch.float32]
 
@@ -119,6 +120,26 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.parametrize("requests", [1, 3])
+@pytest.mark.parametrize("key_format", ["int8", "bf16"])
+@pytest.mark.parametrize("chunks", [1, 255, 256, 700])
+def test_bounds_are_those_of_torch(chunks: int, requests: int, key_format: KeyFormat) -> None:
+    if not native.is_built():
+        pytest.skip("no library here")
+    keys = quantize_keys(torch.randn(chunks, 8), key_format)
+    best = torch.randn(chunks, requests)
+    best[0] = float("nan")
+    owners = torch.randint(0, 40, (chunks,))
+    factors = torch.rand(3, requests)
+    bounds = torch.full((2, 42, requests), float("-inf"))
+    slow = bounds.clone()
+    native.raise_bounds(best.clone(), keys, owners, *factors, 0.01, bounds)
+    scan._raise_bounds(best.clone(), keys, owners, *factors, 0.01, slow)
+    torch.testing.assert_close(bounds, slow, rtol=1e-6, atol=1e-6)
+    assert bounds[1, owners[0]].isposinf().all()
+    assert (bounds[:, 40:] == -torch.inf).all()
+
+
 def test_a_forked_process_has_threads_of_its_own() -> None:
     if not native.can_multiply(torch.float32, 64):
         pytest.skip("no kernel here")
@@ -156,10 +177,10 @@ def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         pytest.skip("no C compiler here")
-    source = native.LIBRARY.with_suffix(".c")
+    sources = sorted(map(str, native.LIBRARY.parent.glob("*.c")))
     flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
     for name, more in (("own.so", []), ("other.so", ["-DMEMSPARSE_PORTABLE"])):
-        command = [compiler, *flags, *more, "-o", str(tmp_path / name), str(source)]
+        command = [compiler, *flags, *more, "-o", str(tmp_path / name), *sources]
         subprocess.run(command, check=True, timeout=300)
     other = ctypes.CDLL(str(tmp_path / "other.so"))
     assert [other.memsparse_can_multiply(kind) for kind in range(4)] == [0] * 4

@@ -293,6 +293,7 @@ def _multiplier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Every test of a scan holds with our kernel, where there is one, and without it."""
     if request.param == "torch":
         monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+        monkeypatch.setattr(native, "is_built", lambda: False)
     elif native.can_multiply(torch.float32, 8):
         monkeypatch.setattr(products, "kernel_is_faster", products._kernel_takes)
     else:

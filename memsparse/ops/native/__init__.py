@@ -1,9 +1,9 @@
-"""The best inner product of every key with each request's routing tokens, by a kernel of our own in C.
+"""What a scan does with every key, in C: best products with the routing tokens, and bounds of documents.
 
-`best_products.c` is compiled when the package is built, if there is a C compiler. Without it, and on
-processors without AVX-512, nothing here can multiply and scans take torch's products (`ops.products`).
+It is compiled when the package is built, if there is a C compiler. Without it nothing here can be called, and
+on processors without AVX-512 nothing multiplied; `ops.products` and `ops.scan` then do the same with torch.
 
-M keys, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
+M keys, N documents, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
 """
 
 import ctypes
@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name("best_products.kernel")
+from memsparse.ops.quantization import ScanKeys
+
+LIBRARY = Path(__file__).with_name("scan.kernel")
 LANES = 16
 """Tokens of a vector."""
 WIDEST = 2**16
@@ -51,6 +53,11 @@ def can_multiply(dtype: torch.dtype, width: int) -> bool:
     if dtype == torch.int8 and width > WIDEST:
         return False
     return bool(library.memsparse_can_multiply(_KINDS[dtype]))
+
+
+def is_built() -> bool:
+    """Whether there is a library."""
+    return _library() is not None
 
 
 def lay_out(values_RW: Tensor, tokens: Sequence[int]) -> Vectors:
@@ -107,6 +114,41 @@ def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
     return best_MB
 
 
+def raise_bounds(
+    best_MB: Tensor,
+    keys: ScanKeys,
+    doc_of_chunk: Tensor,
+    units_B: Tensor,
+    of_errors_B: Tensor,
+    of_norms_B: Tensor,
+    rounded_sum: float,
+    bounds_2NB: Tensor,
+) -> None:
+    """Raise lower and upper bounds of documents to those of their chunks; `ops.scan` explains the arithmetic.
+
+    Args:
+        best_MB: float32, contiguous, as `best_products` gives it.
+        doc_of_chunk: (M,) int64, contiguous, below N.
+        units_B, of_errors_B, of_norms_B: float32.
+        bounds_2NB: float32, contiguous; lower ones first.
+    """
+    library = _library()
+    assert library is not None
+    requests = best_MB.shape[1]
+    rows = [keys.scales, keys.errors, keys.norms]
+    held = [None if each is None else each.contiguous() for each in rows]  # until the call has returned
+    library.memsparse_raise_bounds(
+        best_MB.data_ptr(),
+        len(best_MB),
+        requests,
+        *(None if each is None else each.data_ptr() for each in held),
+        doc_of_chunk.data_ptr(),
+        *(factor.data_ptr() for factor in (units_B, of_errors_B, of_norms_B)),
+        rounded_sum,
+        *(bound.data_ptr() for bound in bounds_2NB),
+    )
+
+
 def _raise(keys: Tensor, vectors: Vectors, best: Tensor, start: int, end: int) -> None:
     library = _library()
     assert library is not None
@@ -144,6 +186,13 @@ def _library() -> ctypes.CDLL | None:
         *(pointer, long, pointer),
         *(long, pointer),
     ]
+    library.memsparse_raise_bounds.argtypes = [
+        *(pointer, long, long),
+        *[pointer] * 7,
+        ctypes.c_float,
+        *(pointer, pointer),
+    ]
+    library.memsparse_raise_bounds.restype = None
     return library
 
 
