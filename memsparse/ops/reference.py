@@ -1,10 +1,10 @@
 """Slow twins of the operators: they loop as the equations read, in the dtype they are given.
 
-The functions of `positions`, `pooling`, `routing`, `attention` and `losses` have their twins here. Tests
-hold the fast ones to these, values and gradients. Nothing else calls them.
+The functions of `positions`, `pooling`, `routing`, `attention`, `losses` and `cells` have their twins here.
+Tests hold the fast ones to these, values and gradients. Nothing else calls them.
 
 B requests, T query tokens, S local keys, M memory slots, H query heads, G kv heads, D head_dim, C chunks,
-N documents, R rows of a loss, V vocabulary.
+N documents, R rows of a loss, V vocabulary, L cells.
 """
 
 import math
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from memsparse.ops.cells import LEAN
 from memsparse.ops.routing import ChunkReduce, HeadReduce, QueryReduce, Score
 
 # --- positions (paper section 3.3) ------------------------------------------------------------------------
@@ -206,6 +207,66 @@ def memory_attention(
                 weights = torch.stack(logits).softmax(0)
                 flat.append((weights[:, None] * torch.stack(values)).sum(0))
     return torch.stack(flat).view(batch, heads, tokens, width)
+
+
+# --- cells of an index ------------------------------------------------------------------------------------
+
+
+def assign_cells(keys_CW: Tensor, centres_LW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The nearest cell of every key (C,) int64, and of each cell the sum of squared distances and the largest
+    distance, (L,) float64 each."""
+    cells, squares, reach = [], [0.0] * len(centres_LW), [0.0] * len(centres_LW)
+    for key in keys_CW.double():
+        away = [float((key - centre).norm()) for centre in centres_LW.double()]
+        nearest = away.index(min(away))
+        cells.append(nearest)
+        squares[nearest] += away[nearest] ** 2
+        reach[nearest] = max(reach[nearest], away[nearest])
+    return (
+        torch.tensor(cells, dtype=torch.long),
+        torch.tensor(squares, dtype=torch.float64),
+        torch.tensor(reach, dtype=torch.float64),
+    )
+
+
+def train_centres(sample_MW: Tensor, cells: int, *, seed: int, turns: int) -> Tensor:
+    """Lloyd's k-means from different rows of the sample: (L, W) float64."""
+    rows = sample_MW.double()
+    centres = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:cells]]
+    for _ in range(turns):
+        members: list[list[int]] = [[] for _ in range(cells)]
+        away = []
+        for index, row in enumerate(rows):
+            distances = [float((row - centre).norm()) for centre in centres]
+            away.append(min(distances))
+            members[distances.index(away[-1])].append(index)
+        farthest = sorted(range(len(rows)), key=lambda index: -away[index])
+        empty = [cell for cell in range(cells) if not members[cell]]
+        for cell, index in zip(empty, farthest, strict=False):
+            members[cell] = [index]
+        centres = torch.stack([rows[own].mean(0) for own in members])
+    return centres
+
+
+def score_cells(
+    routing_q: Tensor, query_mask: Tensor, centres_LW: Tensor, spread_L: Tensor, reach_L: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What every cell promises, and the most a key within its reach can score: (B, L) float64 each."""
+    promises: list[list[float]] = []
+    bounds: list[list[float]] = []
+    for q_TW, mask in zip(routing_q.double(), query_mask.tolist(), strict=True):
+        tokens = [q for q, routes in zip(q_TW, mask, strict=True) if routes]
+        for found, away, factor in ((promises, spread_L, LEAN), (bounds, reach_L, 1.0)):
+            each = [
+                [float(q @ centre) + float(q.norm()) * factor * distance for q in tokens]
+                for centre, distance in zip(centres_LW.double(), away.tolist(), strict=True)
+            ]
+            found.append([max(row, default=-math.inf) for row in each])
+    shape = len(routing_q), len(centres_LW)
+    return (
+        torch.tensor(promises, dtype=torch.float64).view(shape),
+        torch.tensor(bounds, dtype=torch.float64).view(shape),
+    )
 
 
 # --- losses (paper Eq. 5 and its variants) ----------------------------------------------------------------
