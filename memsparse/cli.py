@@ -48,8 +48,10 @@ from memsparse.options import (
     ListCommand,
     Model,
     Namespace,
+    Probes,
     Score,
     Strict,
+    UseIndex,
     tier_settings,
 )
 
@@ -138,6 +140,8 @@ def ask(
     routing_keys: KeyFormat = None,
     device_bytes: DeviceBytes = None,
     host_bytes: HostBytes = None,
+    index: UseIndex = None,
+    probes: Probes = None,
 ) -> None:
     """Answer a question from documents, with citations.
 
@@ -150,7 +154,7 @@ def ask(
     if not question.strip():
         raise InputError("the question is empty; write one")
 
-    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes)
+    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
 
     def answer_it(fresh: bool) -> "Answer":
         with _memory(docs, bank, model, namespace, strict, settings, fresh=fresh) as (engine, within):
@@ -185,11 +189,13 @@ def chat(
     routing_keys: KeyFormat = None,
     device_bytes: DeviceBytes = None,
     host_bytes: HostBytes = None,
+    index: UseIndex = None,
+    probes: Probes = None,
 ) -> None:
     """Answer one question after another, each on its own; /quit or Ctrl-D ends."""
     if "-" in (docs or []):
         raise InputError("questions come from standard input, so documents cannot; name files or folders")
-    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes)
+    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
     with _memory(docs, bank, model, namespace, strict, settings) as (engine, within):
         for question in _questions():
             for piece in engine.stream(question, namespace=within):

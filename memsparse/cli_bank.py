@@ -30,7 +30,9 @@ from memsparse.options import (
     Model,
     Namespace,
     OwnNamespace,
+    Probes,
     Strict,
+    UseIndex,
     tier_settings,
 )
 
@@ -136,11 +138,13 @@ def search(
     routing_keys: KeyFormat = None,
     device_bytes: DeviceBytes = None,
     host_bytes: HostBytes = None,
+    index: UseIndex = None,
+    probes: Probes = None,
 ) -> None:
     """Show the passages the router finds for a query, best first, without answering."""
     from memsparse.distributed.launch import engine_class
 
-    settings = tier_settings(routing_keys, device_bytes, host_bytes)
+    settings = tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
     with engine_class().open(directory, model, create=False, **settings) as engine:
         hits = engine.search(query, limit=limit, namespace=namespace, version=as_of)
     if as_json:

@@ -114,6 +114,13 @@ class RoutingKeys(StrEnum):
     BINARY = "binary"
 
 
+class Index(StrEnum):
+    """What finds documents before they are scored exactly; see `TierConfig.index`."""
+
+    NONE = "none"
+    CELLS = "cells"
+
+
 class Layout(StrEnum):
     """Layout of a model folder; see `convert`."""
 
@@ -171,21 +178,41 @@ HostBytes = Annotated[
         help="Host memory for documents read lately; 0: none. Without it 1/16 of what is free.",
     ),
 ]
+UseIndex = Annotated[
+    Index | None,
+    typer.Option(
+        "--index",
+        help="cells: look into the best cells of an index, not at all keys; results may not be certified.",
+    ),
+]
+Probes = Annotated[
+    int | None,
+    typer.Option(
+        "--probes", metavar="N", help="Cells of the index to look into: more find more, and take longer."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")]
 
 
 def tier_settings(
-    routing_keys: RoutingKeys | None, device_bytes: str | None, host_bytes: str | None
+    routing_keys: RoutingKeys | None,
+    device_bytes: str | None,
+    host_bytes: str | None,
+    index: Index | None = None,
+    probes: int | None = None,
 ) -> dict[str, Any]:
     """The setting of `EngineConfig` that the options of tiers make; none where none was given.
 
-    Raises: ConfigError for a size that cannot be read.
+    Raises: ConfigError for a size that cannot be read, or no cells to look into.
     """
     from memsparse.bank import TierConfig
     from memsparse.engine.hardware import read_size
 
-    given: dict[str, Any] = {} if routing_keys is None else {"routing_keys": str(routing_keys)}
+    named = {"routing_keys": routing_keys, "index": index}
+    given: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
+    if probes is not None:
+        given["probes"] = probes
     for name, size in (("device_bytes", device_bytes), ("host_bytes", host_bytes)):
         if size is not None:
             option = f"--{name.replace('_', '-')}"

@@ -139,8 +139,9 @@ class MemoryKV:
     chunks: Tensor | None = None
     """(B, k) int64, which chunk of each document matched best, where the reader tells; -1 for none."""
     errors: Tensor | None = None
-    """(B, N) float32, how far `all_scores` may lie from the exact scores, 0 where they are exact. None: they
-    all are."""
+    """(B, N) float32, how far `all_scores` may lie from the exact scores, 0 where they are exact; inf where
+    they are a guess, of documents that an index did not look at with all their chunks: the best of the chunks
+    it looked at, or what may lie where it did not look. None: they all are exact."""
     certified: Tensor | None = None
     """(B,) bool, whether `documents` and `scores` are proven to be those of exact scores. None: nothing to
     prove."""

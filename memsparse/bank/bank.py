@@ -21,6 +21,7 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from memsparse.bank.catalog import FILE, Catalog
+from memsparse.bank.cells import CellFiles
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.lock import may_write, writer_lock
 from memsparse.bank.paths import absent, refuse_occupied
@@ -53,6 +54,7 @@ class Bank:
         self._catalog = catalog
         self._files = SegmentFiles(path / FOLDER, catalog.fingerprint)
         self._scan_files = ScanFiles(self._files.folder, self._files, catalog.fingerprint, writes=False)
+        self._cell_files = CellFiles(self._files.folder, self._files, catalog.fingerprint, writes=False)
         self._tiers: WeakValueDictionary[TierConfig, Tiers] = WeakValueDictionary()
         """Shared by the readers that use them, and gone with the last."""
         self._mutex = RLock()
@@ -278,13 +280,15 @@ class Bank:
         """
         if layout is None:
             layout = self.layout(namespace=namespace, version=version, now=now)
+        shared = self._shared_tiers(tiers or TierConfig())
         return BankReader(
             Places(layout.rows),
             layout.segments,
-            self._shared_tiers(tiers or TierConfig()),
+            shared,
             self.fingerprint,
             top_k=top_k,
             rule=rule or RoutingRule(score="dot" if self.fingerprint.routing_score == "dot" else "cosine"),
+            groups=shared.cells.groups(self._catalog.segments()) if shared.cells else (),
         )
 
     def stats(self) -> BankStats:
@@ -300,7 +304,8 @@ class Bank:
             tokens=sum(total.tokens for total in totals),
             bytes=(self.path / FILE).stat().st_size
             + sum(segment.bytes for segment in segments)
-            + self._scan_files.bytes(),
+            + self._scan_files.bytes()
+            + self._cell_files.bytes(),
             segments=len(segments),
             versions=self.version,
             namespaces={total.namespace: total.documents for total in totals},
@@ -349,6 +354,7 @@ class Bank:
         for segment in segments.values():
             yield from self._files.problems(segment)
             yield from self._scan_files.problems(segment)
+        yield from self._cell_files.problems([*segments.values()])
         end: dict[int, int] = dict.fromkeys(segments, 0)
         for segment_id, offset, chunks, number, digest, text in self._catalog.stored():
             if text is None or sha256(text).hexdigest() != digest:

@@ -184,6 +184,17 @@ class KeyTier:
                 with self._mutex:
                     self._spare += buffers
 
+    def hold(self, layer: int, block: KeyBlock) -> ScanKeys | None:
+        """The keys of a block if they are held, or can be from now on; None where the budget has no room."""
+        with self._mutex:
+            if layer in block.kept:
+                return block.kept[layer]
+            size = block.chunks * key_bytes(self._width, self.format)
+            is_current = self._of_segment.get(block.segments[0].id) is block
+            if not is_current or self.budget.held + size > self.budget.total:
+                return None
+            return self._load(layer, block, None)
+
     def release(self) -> None:
         """Let go of everything held; it is held again as far as the budget allows."""
         with self._mutex:

@@ -1,39 +1,40 @@
 """Stage 2 in one process: bound every document's score, score the promising ones exactly, fetch the best.
 
-One pass over the routing keys of a layer, in whatever format their tier holds, bounds the score of every
-document (`ops.scan`). Those whose upper bounds reach the k-th best exact score are scored from the exact keys
-on the disk, so the top k is that of exact scores: inner products in float64, rounded to float32, ties to the
-lower document. Rules that take no scan (`RoutingRule` other than mean heads, max tokens, max chunks) are
-scored from the stored keys by `document_scores`.
+A coarse stage bounds the scores of documents: one pass over the routing keys of a layer, in whatever format
+their tier holds (`ops.scan`), or over those that an index finds (`probing`). Documents whose upper bounds
+reach the k-th best exact score are scored from the exact keys on the disk (`exact`), so the top k is that of
+exact scores: inner products in float64, rounded to float32, ties to the lower document. Behind an index it is
+proven where the bound of all it did not look at lies below. Rules that take no scan (`RoutingRule` other than
+mean heads, max tokens, max chunks) are scored from the stored keys by `document_scores`.
 
 B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, M chunk slots or
 documents scored exactly.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from memsparse.bank.content import Place
+from memsparse.bank.exact import ExactKeys
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.keys import KeyTier
+from memsparse.bank.keys import KeyBlock, KeyTier
 from memsparse.bank.places import Places, Span, rows_of
+from memsparse.bank.probing import Probed, Probing
 from memsparse.bank.segments import SegmentRecord
 from memsparse.bank.tiers import TierReport, Tiers, one_line
 from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeError
 from memsparse.ops.certificate import certify, score_promising
 from memsparse.ops.quantization import ScanKeys
-from memsparse.ops.routing import RoutingRule, chunk_scores, document_scores, top_documents
+from memsparse.ops.routing import RoutingRule, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
 from memsparse.types import MemoryKV, empty_memory
 
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
-ROWS = 8192
-"""Chunks in float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,9 @@ class _Routed:
     errors: Tensor | None = None
     certified: Tensor | None = None
     rescored: int = 0
-    """Documents scored exactly beside a scan, all requests together."""
+    """Documents scored exactly beside a coarse stage, all requests together."""
+    scanned: int = 0
+    """Chunks the coarse stage bounded, all requests together."""
 
 
 class BankReader:
@@ -67,8 +70,12 @@ class BankReader:
         top_k: int,
         rule: RoutingRule,
         allowed: Tensor | None = None,
+        groups: Sequence[KeyBlock] = (),
     ) -> None:
         """Lay out the view; nothing is read from the segments yet.
+
+        Args:
+            groups: of segments, as the index of the tiers has them; none where they have no index.
 
         Raises: ConfigError if top_k is below 1, or a budget smaller than a document; BankMismatchError if
         `rule` scores otherwise than the bank.
@@ -90,12 +97,16 @@ class BankReader:
         self._records = segments
         self._tiers = tiers
         self._fingerprint = fingerprint
+        self._exact = ExactKeys(places, segments, tiers.files)
         self._scans = (rule.head_reduce, rule.query_reduce, rule.chunk_reduce) == ("mean", "max", "max")
         self._seen = [segments[id_] for id_ in places.segments.unique().tolist()]
         self._spans: dict[KeyTier, tuple[int, list[Span]]] = {}
         """By tier: how many merges it had seen before they were laid, and the spans."""
         self._used: KeyTier | None = None
-        self._reads = self._rescored = self._uncertified = 0
+        self._reads = self._rescored = self._uncertified = self._scanned = 0
+        self._probing: Probing | None = None
+        if groups and tiers.cells is not None and len(places):
+            self._probing = Probing(places, groups, tiers.files, tiers.cells, tiers.config.probes)
         self._mutex = threading.Lock()
 
     @property
@@ -115,6 +126,7 @@ class BankReader:
             key_bytes=self._tiers.key_bytes,
             content_bytes=self._tiers.content_bytes,
             reads=self._reads,
+            scanned=self._scanned,
             rescored=self._rescored,
             uncertified=self._uncertified,
             fallbacks=tuple(self._tiers.fallbacks),
@@ -182,7 +194,7 @@ class BankReader:
         if not self._scans:
             scores_BN = self.scores(layer_idx, routing_q, query_mask)
             return scores_BN.gather(1, documents.clamp_min(0)).masked_fill(documents < 0, float("-inf"))
-        scores, _ = self._score_exactly(layer_idx, routing_q, query_mask, documents)
+        scores, _ = self._exact.score(layer_idx, routing_q, query_mask, documents)
         if self.allowed is None:
             return scores
         allowed = self.allowed.to(documents.device).gather(1, documents.clamp_min(0))
@@ -209,11 +221,11 @@ class BankReader:
         if not self._scans:
             scores_BN = self.scores(layer_idx, routing_q, query_mask)
             best, documents = top_documents(scores_BN, k)
-            chunks = self._best_chunks(layer_idx, routing_q, query_mask, documents)
+            chunks = self._exact.best_chunks(layer_idx, routing_q, query_mask, documents, self.rule)
             routed = _Routed(documents=documents, scores=best, chunks=chunks, all_scores=scores_BN)
         elif len(self) <= FEW:
             every = torch.arange(len(self), device=routing_q.device).expand(len(routing_q), -1)
-            scores_BN, chunk = self._score_exactly(layer_idx, routing_q, query_mask, every)
+            scores_BN, chunk = self._exact.score(layer_idx, routing_q, query_mask, every)
             scores_BN = self._masked(scores_BN)
             best, documents = top_documents(scores_BN, k)
             chunks = chunk.gather(1, documents.clamp_min(0)).masked_fill(documents < 0, -1)
@@ -223,32 +235,68 @@ class BankReader:
         with self._mutex:
             self._reads += len(routing_q)
             self._rescored += routed.rescored
+            self._scanned += routed.scanned
             if routed.certified is not None:
                 self._uncertified += int((~routed.certified).sum())
         return routed
 
     def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
-        """Bound all, then score exactly, most promising first, until no other can be among the k best."""
+        """Bound, then score exactly; look into more of an index where that is asked for and not proven."""
+        times = 1
+        while True:
+            coarse = self._look(layer_idx, routing_q, query_mask, k, times)
+            routed = self._prove(layer_idx, routing_q, query_mask, k, coarse)
+            unproven = routed.certified is not None and not bool(routed.certified.all())
+            if not (self._tiers.config.widen and unproven and bool(coarse.rest.isfinite().any())):
+                return routed
+            times *= 2
+
+    def _look(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, times: int) -> Probed:
+        """What the coarse stage knows of all documents, on the queries' device."""
+        if self._probing:
+            tier = self._tier(self._tiers.scan_device(routing_q.device))
+            return self._probing.look(
+                layer_idx, routing_q, query_mask, tier, least=k, allowed=self.allowed, times=times
+            ).to(routing_q.device)
+        lower_BN, upper_BN = self._bounds(layer_idx, routing_q, query_mask)
+        none_B = upper_BN.new_full((len(upper_BN),), float("-inf"))
+        return Probed(
+            lower=lower_BN,
+            upper=upper_BN,
+            whole=torch.ones_like(upper_BN, dtype=torch.bool),
+            rest=none_B,
+            guess=none_B,
+            chunks=len(upper_BN) * int(self._places.chunks.sum()),
+        )
+
+    def _prove(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
+    ) -> _Routed:
+        """Score exactly, most promising first, until no other that was looked at can be among the k best."""
         best_chunks: list[Tensor] = []
 
         def rescore(documents: Tensor) -> Tensor:
-            scores, chunk = self._score_exactly(layer_idx, routing_q, query_mask, documents)
+            scores, chunk = self._exact.score(layer_idx, routing_q, query_mask, documents)
             best_chunks.append(chunk)
             return scores
 
+        def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
+            return self._bound_again(layer_idx, routing_q, query_mask, these)
+
         rescored = self._tiers.config.rescored
         scored = score_promising(
-            *self._bounds(layer_idx, routing_q, query_mask),
+            coarse.lower,
+            coarse.upper,
             k,
             rescore,
             limit=None if rescored is None else max(rescored, k),
-            bound_again=lambda these: self._bound_again(layer_idx, routing_q, query_mask, these),
+            bound_again=None if self._probing else bound_again,
         )
         documents = scored.documents
-        best, chosen, certified = certify(scored.upper, documents, scored.exact, k)
+        best, chosen, certified = certify(coarse.bound(scored.upper), documents, scored.exact, k)
         place = (documents[:, None] == chosen[:, :, None]).int().argmax(2)
         chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
-        all_scores, errors = _middle(scored.lower, scored.upper)
+        all_scores, errors = coarse.guessed(*_middle(scored.lower, scored.upper))
         real = documents >= 0
         rows = torch.arange(len(documents), device=documents.device)[:, None].expand_as(documents)[real]
         all_scores[rows, documents[real]] = scored.exact[real]
@@ -261,6 +309,7 @@ class BankReader:
             errors=errors,
             certified=certified,
             rescored=int(real.sum()),
+            scanned=coarse.chunks,
         )
 
     def _bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,79 +359,22 @@ class BankReader:
         self, layer_idx: int, device: torch.device, *, scanned: bool = True
     ) -> Iterator[tuple[Span, ScanKeys]]:
         """The view and its routing keys on a device that scans, block by block."""
+        tier = self._tier(device, scanned=scanned)
         with self._mutex:
-            chunks = sum(record.chunks for record in self._seen)
-            tier = self._tiers.keys(device, chunks=chunks, scanned=scanned)
             laid = self._spans.get(tier)
             if laid is None or laid[0] != tier.merges:
                 merges = tier.merges
                 laid = merges, self._places.spans(tier.place(self._seen)) if self._seen else []
                 self._spans[tier] = laid
-            self._used, spans = tier, laid[1]
+            spans = laid[1]
         yield from zip(spans, tier.stream(layer_idx, [span.block for span in spans]), strict=True)
 
-    def _score_exactly(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Exact scores (B, M) of documents (B, M), and which chunk of each has it, the first of equal ones.
-
-        -inf and -1 where a document is -1, or a request routes no token.
-        """
-        scores = torch.full(documents.shape, float("-inf"))
-        chunks = torch.full(documents.shape, -1)
-        for b, (row, mask) in enumerate(zip(documents.cpu(), query_mask.cpu(), strict=True)):
-            columns = (row >= 0).nonzero()[:, 0]
-            if not len(columns) or not bool(mask.any()):
-                continue
-            order = row[columns].argsort()
-            columns = columns[order]
-            keys, counts = self._stored_keys(layer_idx, row[columns])
-            q = routing_q[b, mask.to(routing_q.device)].double()
-            tiles = [(tile.to(q.device).double() @ q.T).amax(1).float() for tile in keys.split(ROWS)]
-            of_chunk = torch.cat(tiles).cpu()
-            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")
-            place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
-            first = torch.full((len(counts),), len(owner)).scatter_reduce(0, owner, place, "amin")
-            scores[b, columns] = best
-            chunks[b, columns] = first - (counts.cumsum(0) - counts)
-        return scores.to(documents.device), chunks.to(documents.device)
-
-    def _stored_keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """Stored routing keys (C, W) of documents (M,), ascending by index, and how many are whose (M,)."""
-        places = self._places
-        segments, offsets, counts = (
-            column[documents] for column in (places.segments, places.offsets, places.chunks)
-        )
-        ids, runs = segments.unique_consecutive(return_counts=True)
-        parts = []
-        sizes = runs.tolist()
-        for id_, start, count in zip(ids.tolist(), offsets.split(sizes), counts.split(sizes), strict=True):
-            stored = self._tiers.files.get(self._records[id_]).tensor(layer_idx, "routing_k")
-            if len(start) == 1:
-                parts.append(stored[int(start) : int(start) + int(count)])
-            else:
-                parts.append(stored[rows_of(start, count)])
-        return torch.cat(parts), counts
-
-    def _best_chunks(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
-    ) -> Tensor:
-        """(B, k) which chunk of each document scores highest by the rule; the first of equal ones."""
-        best = torch.full_like(documents, -1, device="cpu")
-        for b, row in enumerate(documents.cpu()):
-            columns = (row >= 0).nonzero()[:, 0]
-            columns = columns[row[columns].argsort()]
-            if not len(columns):
-                continue
-            keys, counts = self._stored_keys(layer_idx, row[columns])
-            here = slice(b, b + 1)
-            scores = chunk_scores(
-                routing_q[here], keys.to(routing_q.device), query_mask[here], rule=self.rule
-            )
-            for column, part in zip(columns.tolist(), scores[0].cpu().split(counts.tolist()), strict=True):
-                best[b, column] = int(part.argmax())
-        return best.to(documents.device)
+    def _tier(self, device: torch.device, *, scanned: bool = True) -> KeyTier:
+        """The tier that a read of the view takes its routing keys from."""
+        with self._mutex:
+            chunks = sum(record.chunks for record in self._seen)
+            self._used = self._tiers.keys(device, chunks=chunks, scanned=scanned)
+            return self._used
 
     def _gather(self, layer_idx: int, routing_q: Tensor, routed: _Routed) -> MemoryKV:
         """Lay the chunks of the documents (B, k) side by side, each row ascending by document."""

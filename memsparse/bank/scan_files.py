@@ -93,7 +93,7 @@ class ScanFiles:
         if len(keys) != record.chunks or keys.width != self._fingerprint.width:
             return None
         if (path.name, layer) not in self._sound:
-            if about.get(f"crc32.{layer}") != _checksum(codes, scales, errors, norms):
+            if about.get(f"crc32.{layer}") != checksum(codes, scales, errors, norms):
                 return None
             self._sound.add((path.name, layer))
         return keys
@@ -109,7 +109,7 @@ class ScanFiles:
                 return
             parts = (keys.codes, keys.scales, keys.errors, keys.norms)
             tensors |= {f"layer_{layer}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
-            about[f"crc32.{layer}"] = _checksum(*parts)
+            about[f"crc32.{layer}"] = checksum(*parts)
         aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             save_file(tensors, aside, metadata=about)
@@ -120,7 +120,7 @@ class ScanFiles:
             aside.unlink(missing_ok=True)
 
 
-def _checksum(*tensors: Tensor) -> str:
+def checksum(*tensors: Tensor) -> str:
     """CRC-32 of the bytes of tensors, one after the other."""
     value = 0
     for tensor in tensors:

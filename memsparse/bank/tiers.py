@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import torch
 
+from memsparse.bank.cells import CellFiles
 from memsparse.bank.content import ContentTier, Hot
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.keys import WORTH_A_FILE, KeyBudget, KeyTier, stored_format
@@ -26,6 +27,7 @@ from memsparse.ops.products import multiplies_integers
 from memsparse.ops.quantization import KeyFormat, key_bytes
 
 Content = Literal["stored", "int8"]
+Index = Literal["none", "cells"]
 
 _LOG = logging.getLogger(__name__)
 _PREFERRED: tuple[KeyFormat, ...] = ("int8", "int4", "binary")
@@ -56,13 +58,26 @@ class TierConfig:
     rescored: int | None = None
     """Documents scored exactly per request and layer, at most; what is found is then not `certified` where
     more were needed. None: as many as the proof takes."""
+    index: Index = "none"
+    """cells: look into the cells of an index that promise most, in place of a scan of all routing keys, for
+    rules that take a scan and banks that are not small. What is found may then not be `certified`. It is
+    made for the first question that is asked, and kept beside the segments if it may be."""
+    probes: int = 256
+    """Cells of the index a request looks into in a layer; more in a view of a part of the bank, and where
+    they hold fewer documents than are wanted."""
+    widen: bool = False
+    """Look into twice as many cells until what is found is certified; seldom before all are looked into."""
 
     def __post_init__(self) -> None:
         formats = ("auto", *get_args(KeyFormat))
         if self.routing_keys not in formats:
             raise ConfigError(f"routing_keys is {self.routing_keys!r}; use one of {', '.join(formats)}")
-        if self.content not in get_args(Content):
-            raise ConfigError(f"content is {self.content!r}; use one of {', '.join(get_args(Content))}")
+        for name, known in (("content", Content), ("index", Index)):
+            value = getattr(self, name)
+            if value not in get_args(known):
+                raise ConfigError(f"{name} is {value!r}; use one of {', '.join(get_args(known))}")
+        if self.probes < 1:
+            raise ConfigError(f"probes is {self.probes}; it must be at least 1")
         for name, least in (("device_bytes", 0), ("host_bytes", 0), ("rescored", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -102,6 +117,8 @@ class TierReport:
     """Of K and V held in host memory and on accelerators."""
     reads: int
     """Requests times layers."""
+    scanned: int
+    """Chunks bounded in all reads; all of the view in each, but where an index found others."""
     rescored: int
     """Documents scored exactly in all reads."""
     uncertified: int
@@ -153,6 +170,10 @@ class Tiers:
         self.fallbacks: list[str] = []
         self._fingerprint = fingerprint
         self._scan_files = ScanFiles(files.folder, files, fingerprint, writes=writes)
+        self.cells: CellFiles | None = None
+        """The index. None: the config asks for none."""
+        if config.index == "cells":
+            self.cells = CellFiles(files.folder, files, fingerprint, writes=writes)
         self._keys: dict[tuple[torch.device, KeyFormat], KeyTier] = {}
         self._budgets: dict[torch.device, KeyBudget] = {}
         self._scans_on: dict[torch.device, torch.device] = {}

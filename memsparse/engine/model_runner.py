@@ -40,6 +40,8 @@ class ExactReader(Protocol):
 
 Exact = Callable[[int, Tensor], Tensor]
 """(layer, document indices (k,)) to the exact scores (k,) of one request."""
+SHORTLIST = 64
+"""Documents scored exactly where the scores of some are guesses, at least; four times those wanted."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,7 +63,8 @@ class Session:
     """Of its prompt, for the next prompt of the request."""
 
     def scores(self) -> Tensor:
-        """(N,) mean routing score of every document over the memory layers, within the mean of their errors.
+        """(N,) mean routing score of every document over the memory layers, within the mean of their errors;
+        a guess where that is inf.
 
         Raises: EngineError if the reader does not keep the scores of all documents.
         """
@@ -74,6 +77,9 @@ class Session:
 
     def best(self, limit: int, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The documents with the best exact mean score over the memory layers, as `top_documents` gives them.
+
+        Behind an index, which does not look at all documents in every layer: the best of those whose guessed
+        means are the highest.
 
         Args:
             without: (N,) bool, True on documents to leave out. None: none.
@@ -115,13 +121,16 @@ class Session:
             chosen, scores = kv.documents[0].cpu(), kv.scores[0].cpu()
             chunks = () if kv.chunks is None else tuple(kv.chunks[0].cpu()[chosen >= 0].tolist())
             certified = None if kv.certified is None else bool(kv.certified[0])
-            if limit is not None:
+            guesses = kv.errors is not None and bool(kv.errors[0].isinf().any())
+            if limit is not None and guesses and limit <= len(chosen):
+                chosen, scores, chunks = chosen[:limit], scores[:limit], chunks[:limit]
+            elif limit is not None:
                 if kv.all_scores is None:
                     raise EngineError("the memory reader keeps no scores of all documents; ask for no limit")
                 errors = None if kv.errors is None else kv.errors[0].cpu().double()
                 scores, chosen = _best(kv.all_scores[0].cpu(), errors, partial(self._exact, layer), limit)
                 chunks = () if certified is False else chunks[:limit]
-                certified = None if certified is None else True
+                certified = None if certified is None else not guesses
             real = chosen >= 0
             rows.append(
                 LayerRouting(
@@ -165,17 +174,27 @@ def _best(
     """The top `limit` of exact scores, where `scores` (N,) are within `errors` (N,) float64 of them.
 
     Every document whose upper bound reaches the `limit`-th best lower bound is scored exactly; no other can
-    be among the best. Returns scores and indices (limit,), as `top_documents`.
+    be among the best. Where some errors are inf, scores are guesses, and a shortlist of the best is scored.
+    Returns scores and indices (limit,), as `top_documents`.
     """
     if errors is not None:
-        slack = errors + 2.0**-22 * scores.double().abs().nan_to_num(posinf=0.0)  # float32 ties and rounding
-        lower, upper = scores - slack, scores + slack
-        cut = lower.topk(min(limit, len(lower))).values[-1:]
-        candidates = ((upper >= cut) & (scores > float("-inf"))).nonzero()[:, 0]
+        if bool(errors.isinf().any()):
+            best, candidates = scores.topk(min(max(SHORTLIST, 4 * limit), len(scores)))
+            candidates = candidates[best > float("-inf")]
+        else:
+            candidates = _within_reach(scores, errors, limit)
         scores = torch.full_like(scores, float("-inf"))
         scores[candidates] = exact(candidates)
     best, index = top_documents(scores[None], limit)
     return best[0], index[0]
+
+
+def _within_reach(scores: Tensor, errors: Tensor, limit: int) -> Tensor:
+    """The indices of documents that can be among the `limit` best."""
+    slack = errors + 2.0**-22 * scores.double().abs().nan_to_num(posinf=0.0)  # float32 ties and rounding
+    lower, upper = scores - slack, scores + slack
+    cut = lower.topk(min(limit, len(lower))).values[-1:]
+    return ((upper >= cut) & (scores > float("-inf"))).nonzero()[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memsparse.bank import TierConfig, keys, tiers
+from memsparse.bank import TierConfig, keys, probing, tiers
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
 from memsparse.types import Answer
@@ -15,6 +15,7 @@ CONFIGS = {
     "disk": TierConfig(device_bytes=0, host_bytes=0),
     **{name: TierConfig(routing_keys=name) for name in ("fp8", "int8", "int4", "binary")},
     "int8 from disk": TierConfig(routing_keys="int8", device_bytes=0),
+    "index": TierConfig(index="cells", probes=10_000),
 }
 QUESTIONS = [sentence.replace(".", "?") for sentence in SENTENCES[:2]]
 
@@ -55,6 +56,7 @@ def test_every_tier_gives_the_same_answers(
 ) -> None:
     monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 5000})
     monkeypatch.setattr(tiers, "WORTH_A_FILE", 0)
+    monkeypatch.setattr(probing, "SMALLEST", 10)
     settings = {"id_decoding": mode, "max_new_tokens": 6}
     with (
         MemoryEngine.open(path, loaded, **settings) as plain,
@@ -77,3 +79,33 @@ def test_what_is_not_proven_is_told(loaded: LoadedModel, path: Path) -> None:
     with MemoryEngine.open(path, loaded, tiers=config, max_new_tokens=6) as engine:
         answers = [engine.ask(question) for question in QUESTIONS]
     assert not all(layer.certified for answer in answers for item in answer.rounds for layer in item.routing)
+
+
+def test_an_index_that_looks_into_a_few_cells_is_told(
+    loaded: LoadedModel, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found are documents with their exact scores, best first; only what is proven is called so."""
+    monkeypatch.setattr(probing, "SMALLEST", 10)
+    config = TierConfig(index="cells", probes=2)
+    with (
+        MemoryEngine.open(path, loaded, max_new_tokens=6) as plain,
+        MemoryEngine.open(path, loaded, tiers=config, max_new_tokens=6) as engine,
+    ):
+        for question in QUESTIONS:
+            exact = plain.route(question, limit=85)
+            means = {hit.citation.number: hit.score for hit in exact.hits}
+            for limit in (2, 7, 40):
+                found = engine.route(question, limit=limit)
+                assert len(found.hits) == limit
+                scores = [hit.score for hit in found.hits]
+                assert scores == [means[hit.citation.number] for hit in found.hits]
+                assert scores == sorted(scores, reverse=True)
+                for layer, every in zip(found.layers, exact.layers, strict=True):
+                    told = dict(zip(every.numbers, every.scores, strict=True))
+                    assert layer.scores == tuple(told[number] for number in layer.numbers)
+                    assert list(layer.scores) == sorted(layer.scores, reverse=True)
+                    assert layer.certified in (True, False)
+                    if layer.certified:
+                        assert layer.numbers == every.numbers[: len(layer.numbers)]
+            layers = [layer for item in engine.ask(question).rounds for layer in item.routing]
+            assert not all(layer.certified for layer in layers)

@@ -1,0 +1,84 @@
+"""Documents of a view scored from their stored routing keys, the last word on every score.
+
+B requests, T tokens, W routing width, C chunks, M documents scored, k documents selected.
+"""
+
+import torch
+from torch import Tensor
+
+from memsparse.bank.places import Places, rows_of
+from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.ops.routing import RoutingRule, chunk_scores
+
+ROWS = 8192
+"""Chunks in float64 at a time."""
+
+
+class ExactKeys:
+    """The stored routing keys of the documents of one view, by document index."""
+
+    def __init__(self, places: Places, records: dict[int, SegmentRecord], files: SegmentFiles) -> None:
+        self._places = places
+        self._records = records
+        self._files = files
+
+    def score(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Exact scores (B, M) of documents (B, M), and which chunk of each has it, the first of equal ones.
+
+        -inf and -1 where a document is -1, or a request routes no token.
+        """
+        scores = torch.full(documents.shape, float("-inf"))
+        chunks = torch.full(documents.shape, -1)
+        for b, (row, mask) in enumerate(zip(documents.cpu(), query_mask.cpu(), strict=True)):
+            columns = (row >= 0).nonzero()[:, 0]
+            if not len(columns) or not bool(mask.any()):
+                continue
+            order = row[columns].argsort()
+            columns = columns[order]
+            keys, counts = self.keys(layer_idx, row[columns])
+            q = routing_q[b, mask.to(routing_q.device)].double()
+            tiles = [(tile.to(q.device).double() @ q.T).amax(1).float() for tile in keys.split(ROWS)]
+            of_chunk = torch.cat(tiles).cpu()
+            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")
+            place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
+            first = torch.full((len(counts),), len(owner)).scatter_reduce(0, owner, place, "amin")
+            scores[b, columns] = best
+            chunks[b, columns] = first - (counts.cumsum(0) - counts)
+        return scores.to(documents.device), chunks.to(documents.device)
+
+    def keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored routing keys (C, W) of documents (M,), ascending by index, and how many are whose (M,)."""
+        places = self._places
+        segments, offsets, counts = (
+            column[documents] for column in (places.segments, places.offsets, places.chunks)
+        )
+        ids, runs = segments.unique_consecutive(return_counts=True)
+        parts = []
+        sizes = runs.tolist()
+        for id_, start, count in zip(ids.tolist(), offsets.split(sizes), counts.split(sizes), strict=True):
+            stored = self._files.get(self._records[id_]).tensor(layer_idx, "routing_k")
+            if len(start) == 1:
+                parts.append(stored[int(start) : int(start) + int(count)])
+            else:
+                parts.append(stored[rows_of(start, count)])
+        return torch.cat(parts), counts
+
+    def best_chunks(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor, rule: RoutingRule
+    ) -> Tensor:
+        """(B, k) which chunk of each document scores highest by the rule; the first of equal ones."""
+        best = torch.full_like(documents, -1, device="cpu")
+        for b, row in enumerate(documents.cpu()):
+            columns = (row >= 0).nonzero()[:, 0]
+            columns = columns[row[columns].argsort()]
+            if not len(columns):
+                continue
+            keys, counts = self.keys(layer_idx, row[columns])
+            here = slice(b, b + 1)
+            scores = chunk_scores(routing_q[here], keys.to(routing_q.device), query_mask[here], rule=rule)
+            for column, part in zip(columns.tolist(), scores[0].cpu().split(counts.tolist()), strict=True):
+                best[b, column] = int(part.argmax())
+        return best.to(documents.device)
