@@ -29,8 +29,7 @@ from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.keys import KeyBlock
 from memsparse.bank.scan_files import checksum
 from memsparse.bank.segments import FOLDER, SegmentFiles, SegmentRecord, flush
-from memsparse.ops.cells import LARGEST_SAMPLE, SAMPLE, assign_cells, cell_count, train_centres
-from memsparse.ops.quantization import round_up
+from memsparse.ops.cells import LARGEST_SAMPLE, SAMPLE, assign_cells, cell_count, padded_reach, train_centres
 
 VERSION = "1"
 """Of the arithmetic that makes cells: files of another version are made again."""
@@ -48,7 +47,7 @@ class Cells:
     spread: Tensor
     """(L,) float32, the root of the mean squared distance of a cell's keys from its centre."""
     reach: Tensor
-    """(L,) float32, rounded up: no key of a cell lies farther from its centre."""
+    """(L,) float32, `padded_reach`: no key of a cell lies farther from its centre."""
     order: Tensor
     """(C,) int32, the chunks of the group by cell, ascending within each."""
     offsets: Tensor
@@ -235,7 +234,7 @@ class CellFiles:
         return Cells(
             centres=centres,
             spread=(squares_L / counts.clamp_min(1)).sqrt().float(),
-            reach=round_up(reach_L),
+            reach=padded_reach(centres, reach_L),
             order=order,
             offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         )

@@ -4,7 +4,7 @@ A request asks all cells what they promise and looks into the best. The chunks i
 scan bounds them; of those it does not look at it knows the highest bound of their cells. Documents that the
 view does not see, or the request may not read, are not found in a cell.
 
-B requests, T tokens, N documents, L cells of all groups.
+B requests, T tokens, N documents, M of them looked at by some request, L cells of all groups.
 """
 
 import math
@@ -31,38 +31,82 @@ _INF = float("inf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probed:
-    """What a coarse stage knows of all documents, though it did not look at all of their chunks."""
+    """What a coarse stage knows of documents, of M of them by chunks it looked at."""
 
     lower: Tensor
-    """(B, N) float32, of the chunks looked at; -inf for none."""
+    """(B, M) float32, of the chunks looked at; -inf for none."""
     upper: Tensor
-    """(B, N) float32, of the chunks looked at; -inf for none."""
-    whole: Tensor
-    """(B, N) bool, whether all chunks of a document were looked at, or need not be: it may not be read."""
-    rest: Tensor
-    """(B,) float32: no chunk that was not looked at scores above it; -inf where there is none."""
-    guess: Tensor
+    """(B, M) float32, of the chunks looked at; -inf for none."""
+    documents: Tensor | None = None
+    """(M,) int64 ascending, their indices. None: they are all documents."""
+    whole: Tensor | None = None
+    """(B, M) bool, whether all chunks were looked at, or need not be: the document may not be read. None:
+    everywhere."""
+    rest: Tensor | None = None
+    """(B,) float32: no chunk that was not looked at scores above it; -inf where there is none. None: there
+    is none for any request."""
+    beyond: Tensor | None = None
+    """(B,) float32, `rest` where there are other documents than the M that may be read, else -inf."""
+    guess: Tensor | None = None
     """(B,) float32, what the cells not looked into promise at most; -inf where there is none."""
     chunks: int
     """Looked at, all requests together."""
 
-    def bound(self, upper_BN: Tensor) -> Tensor:
-        """(B, N) upper bounds of the documents' scores, given those of the chunks looked at."""
-        return torch.where(self.whole, upper_BN, upper_BN.maximum(self.rest[:, None]))
+    def of(self, columns: Tensor) -> Tensor:
+        """The document indices of columns 0..M-1; -1 stays."""
+        if self.documents is None:
+            return columns
+        return self.documents[columns.clamp_min(0)].masked_fill(columns < 0, -1)
 
-    def guessed(self, scores_BN: Tensor, errors_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and how far they may be off, given those of the chunks looked at: where there are others,
-        `guess` at least, and inf."""
+    def bound(self, upper_BM: Tensor) -> Tensor:
+        """(B, M) upper bounds of the documents' scores, given those of the chunks looked at."""
+        if self.whole is None or self.rest is None:
+            return upper_BM
+        return torch.where(self.whole, upper_BM, upper_BM.maximum(self.rest[:, None]))
+
+    def certified(self, certified_B: Tensor, kth_B: Tensor) -> Tensor:
+        """(B,) which requests are certified, given those that are among the M and the k-th score found."""
+        if self.beyond is None:
+            return certified_B
+        return certified_B & ((self.beyond < kth_B) | (self.beyond == -_INF))
+
+    def all_scores(
+        self, scores_BM: Tensor, errors_BM: Tensor, documents: int, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`MemoryKV.all_scores` and `errors`, (B, N) each, given those of the chunks looked at.
+
+        A document with other chunks has what the cells not looked into promise, at least, and errors of inf.
+        """
+        if self.whole is None or self.guess is None or self.documents is None:
+            return scores_BM, errors_BM
         guess_B1 = self.guess.masked_fill(self.guess == _INF, 0)[:, None]
-        scores_BN = torch.where(self.whole, scores_BN, scores_BN.maximum(guess_B1))
-        return scores_BN, errors_BN.masked_fill(~self.whole, _INF)
+        nothing_B1 = guess_B1 == -_INF
+        scores_BN = guess_B1.expand(-1, documents).clone()
+        errors_BN = torch.full_like(scores_BN, _INF).masked_fill_(nothing_B1, 0)
+        if allowed is not None:
+            forbidden = ~allowed.to(scores_BN.device)
+            scores_BN.masked_fill_(forbidden, -_INF)
+            errors_BN.masked_fill_(forbidden, 0)
+        scores_BN[:, self.documents] = torch.where(self.whole, scores_BM, scores_BM.maximum(guess_B1))
+        errors_BN[:, self.documents] = errors_BM.masked_fill(~self.whole, _INF)
+        return scores_BN, errors_BN
 
     def to(self, device: torch.device) -> "Probed":
         """The same on another device."""
-        parts = {
-            name: getattr(self, name).to(device) for name in ("lower", "upper", "whole", "rest", "guess")
-        }
-        return Probed(**parts, chunks=self.chunks)
+
+        def moved(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.to(device)
+
+        return Probed(
+            lower=self.lower.to(device),
+            upper=self.upper.to(device),
+            documents=moved(self.documents),
+            whole=moved(self.whole),
+            rest=moved(self.rest),
+            beyond=moved(self.beyond),
+            guess=moved(self.guess),
+            chunks=self.chunks,
+        )
 
 
 class Probing:
@@ -120,21 +164,15 @@ class Probing:
         Returns: everything on the CPU.
         """
         q, mask = routing_q.float().cpu(), query_mask.cpu()
-        shape = len(q), len(self._places)
-        lower_BN, upper_BN = torch.full((2, *shape), -_INF).unbind()
-        whole_BN = torch.zeros(shape, dtype=torch.bool)
-        rest_B, guess_B = torch.full((2, len(q)), -_INF).unbind()
         cells = self._cells_of(layer)
         scored = [score_cells(q, mask, own.centres, own.spread, own.reach) for own, _ in cells]
         visible_L = torch.cat([visible for _, visible in cells])
         promises_BL, bounds_BL = (
             torch.cat(parts, dim=1).masked_fill_(visible_L == 0, -_INF) for parts in zip(*scored, strict=True)
         )
-        chunks = 0
-        for b in range(len(q)):
-            if not bool(mask[b].any()):  # it has no score at all
-                whole_BN[b] = True
-                continue
+        rest_B, beyond_B, guess_B = torch.full((3, len(q)), -_INF).unbind()
+        chunks, bounded = 0, []
+        for b in mask.any(1).nonzero()[:, 0].tolist():  # the others have no score at all
             own = None if allowed is None else allowed[b].cpu()
             if own is not None and 2 * int(own.sum()) < len(own):
                 taken = torch.ones_like(visible_L, dtype=torch.bool)
@@ -142,8 +180,9 @@ class Probing:
             else:
                 taken, found = self._find(promises_BL[b], cells, own, least, times)
             found += [_rows_of_all(span, own) for span in self._scanned]
-            for keys, documents in self._read(layer, found, tier):
-                these, local, counts = documents.unique(return_inverse=True, return_counts=True)
+            documents = 0
+            for keys, whose in self._read(layer, found, tier):
+                these, local, counts = whose.unique_consecutive(return_inverse=True, return_counts=True)
                 bounds = scan_documents(
                     q[b : b + 1].to(keys.device),
                     keys,
@@ -151,23 +190,40 @@ class Probing:
                     mask[b : b + 1].to(keys.device),
                     num_documents=len(these),
                 )
-                lower_BN[b, these], upper_BN[b, these] = (bound[0].cpu() for bound in bounds)
-                whole_BN[b, these] = counts == self._places.chunks[these]
+                lower, upper = (bound[0].cpu() for bound in bounds)
+                bounded.append((b, these, lower, upper, counts == self._places.chunks[these]))
+                documents += len(these)
                 chunks += len(keys)
-            if own is not None:
-                whole_BN[b] |= ~own
             left = ~taken & (visible_L > 0)
             if bool(left.any()):
                 rest_B[b], guess_B[b] = bounds_BL[b, left].max(), promises_BL[b, left].max()
+            if documents < (len(self._places) if own is None else int(own.sum())):
+                beyond_B[b] = rest_B[b]
+        first = torch.zeros(1, dtype=torch.long)  # of which nothing is known, so that there is one
+        every = torch.cat([first, *(these for _, these, *_ in bounded)]).unique()
+        lower_BM, upper_BM = torch.full((2, len(q), len(every)), -_INF).unbind()
+        whole_BM = ~mask.any(1)[:, None].repeat(1, len(every))
+        for b, these, lower, upper, whole in bounded:
+            columns = torch.searchsorted(every, these)
+            lower_BM[b, columns], upper_BM[b, columns], whole_BM[b, columns] = lower, upper, whole
+        if allowed is not None:
+            whole_BM |= ~allowed.cpu()[:, every]
         return Probed(
-            lower=lower_BN, upper=upper_BN, whole=whole_BN, rest=rest_B, guess=guess_B, chunks=chunks
+            lower=lower_BM,
+            upper=upper_BM,
+            documents=every,
+            whole=whole_BM,
+            rest=rest_B,
+            beyond=beyond_B,
+            guess=guess_B,
+            chunks=chunks,
         )
 
     def _read(
         self, layer: int, found: list[tuple[Tensor, Tensor]], tier: KeyTier
     ) -> Iterator[tuple[ScanKeys, Tensor]]:
         """The keys of the chunks found in every span, joined as far as they are of one format, and the
-        documents they are of; all chunks of a document come together."""
+        documents they are of; chunks of a document come one after the other."""
         parts: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
         for span, (rows, place) in zip([*self._indexed, *self._scanned], found, strict=True):
             for keys, chosen in self._lines[span.block].read(layer, rows, tier):
@@ -197,9 +253,9 @@ class Probing:
                 begin += len(each.centres)
                 starts = each.offsets[chosen]
                 counts = each.offsets[chosen + 1] - starts
-                rows = each.order[rows_of(starts, counts)].long().sort().values
+                rows = each.order[rows_of(starts, counts)].sort().values.long()
                 found.append(_visible_rows(span, rows, own))
-            documents = sum(len(place.unique()) for _, place in found)
+            documents = sum(len(place.unique_consecutive()) for _, place in found)
             if documents >= least or wanted >= there:
                 return taken, found
             wanted *= 2

@@ -247,7 +247,8 @@ class BankReader:
             coarse = self._look(layer_idx, routing_q, query_mask, k, times)
             routed = self._prove(layer_idx, routing_q, query_mask, k, coarse)
             unproven = routed.certified is not None and not bool(routed.certified.all())
-            if not (self._tiers.config.widen and unproven and bool(coarse.rest.isfinite().any())):
+            left = coarse.rest is not None and bool(coarse.rest.isfinite().any())
+            if not (self._tiers.config.widen and unproven and left):
                 return routed
             times *= 2
 
@@ -259,15 +260,7 @@ class BankReader:
                 layer_idx, routing_q, query_mask, tier, least=k, allowed=self.allowed, times=times
             ).to(routing_q.device)
         lower_BN, upper_BN = self._bounds(layer_idx, routing_q, query_mask)
-        none_B = upper_BN.new_full((len(upper_BN),), float("-inf"))
-        return Probed(
-            lower=lower_BN,
-            upper=upper_BN,
-            whole=torch.ones_like(upper_BN, dtype=torch.bool),
-            rest=none_B,
-            guess=none_B,
-            chunks=len(upper_BN) * int(self._places.chunks.sum()),
-        )
+        return Probed(lower=lower_BN, upper=upper_BN, chunks=len(upper_BN) * int(self._places.chunks.sum()))
 
     def _prove(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
@@ -275,8 +268,8 @@ class BankReader:
         """Score exactly, most promising first, until no other that was looked at can be among the k best."""
         best_chunks: list[Tensor] = []
 
-        def rescore(documents: Tensor) -> Tensor:
-            scores, chunk = self._exact.score(layer_idx, routing_q, query_mask, documents)
+        def rescore(columns: Tensor) -> Tensor:
+            scores, chunk = self._exact.score(layer_idx, routing_q, query_mask, coarse.of(columns))
             best_chunks.append(chunk)
             return scores
 
@@ -290,24 +283,27 @@ class BankReader:
             k,
             rescore,
             limit=None if rescored is None else max(rescored, k),
-            bound_again=None if self._probing else bound_again,
+            bound_again=bound_again if coarse.documents is None else None,
         )
-        documents = scored.documents
-        best, chosen, certified = certify(coarse.bound(scored.upper), documents, scored.exact, k)
-        place = (documents[:, None] == chosen[:, :, None]).int().argmax(2)
+        columns = scored.documents
+        best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)
+        place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
         chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
-        all_scores, errors = coarse.guessed(*_middle(scored.lower, scored.upper))
-        real = documents >= 0
-        rows = torch.arange(len(documents), device=documents.device)[:, None].expand_as(documents)[real]
-        all_scores[rows, documents[real]] = scored.exact[real]
-        errors[rows, documents[real]] = 0
+        scores, errors = coarse.all_scores(
+            *_middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
+        )
+        real = columns >= 0
+        rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)[real]
+        documents = coarse.of(columns[real])
+        scores[rows, documents] = scored.exact[real]
+        errors[rows, documents] = 0
         return _Routed(
-            documents=chosen,
+            documents=coarse.of(chosen),
             scores=best,
             chunks=chunks,
-            all_scores=all_scores,
+            all_scores=scores,
             errors=errors,
-            certified=certified,
+            certified=coarse.certified(certified, best[:, -1]),
             rescored=int(real.sum()),
             scanned=coarse.chunks,
         )

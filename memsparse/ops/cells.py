@@ -115,6 +115,13 @@ def assign_cells(keys_CW: Tensor, centres_LW: Tensor) -> tuple[Tensor, Tensor, T
     return cells, squares_L, reach_L
 
 
+def padded_reach(centres_LW: Tensor, reach_L: Tensor) -> Tensor:
+    """(L,) float32: the reach of cells (float64) and what a float32 product with their centres loses, so that
+    <q, c> + ||q|| reach stays a bound when float32 adds it up."""
+    slack_L = float_slack(centres_LW.shape[1]) * centres_LW.double().norm(dim=1)
+    return round_up((reach_L + slack_L) * (1 + 2.0**-20))
+
+
 @torch.no_grad()
 def score_cells(
     routing_q: Tensor, query_mask: Tensor, centres_LW: Tensor, spread_L: Tensor, reach_L: Tensor
@@ -125,7 +132,7 @@ def score_cells(
         routing_q: (B, T, W) float32.
         query_mask: (B, T) bool, True on the tokens that route.
         spread_L: float32.
-        reach_L: float32, as `assign_cells` bounds it, rounded up.
+        reach_L: float32, of `padded_reach`.
 
     Returns: promises, bounds, both (B, L) float32; -inf in both where a request has no routing token, and
         bounds of inf where a query is not finite.
@@ -133,16 +140,15 @@ def score_cells(
     shape = len(routing_q), len(centres_LW)
     promises_BL = centres_LW.new_full(shape, -torch.inf)
     bounds_BL = promises_BL.clone()
-    slack_L = float_slack(centres_LW.shape[1]) * centres_LW.double().norm(dim=1)
-    room_L = ((reach_L.double() + slack_L) * (1 + 2.0**-20)).float()
+    lean_L = LEAN * spread_L
     for request, (q, mask) in enumerate(zip(routing_q, query_mask, strict=True)):
         tokens_TW = q[mask].float()
         if not len(tokens_TW):
             continue
         products_TL = tokens_TW @ centres_LW.T
         lengths_T1 = round_up(tokens_TW.double().norm(dim=1) * (1 + 2.0**-30))[:, None]
-        promises_BL[request] = torch.addcmul(products_TL, lengths_T1, LEAN * spread_L).amax(0)
-        highest_L = products_TL.addcmul_(lengths_T1, room_L).amax(0).double()
+        promises_BL[request] = torch.addcmul(products_TL, lengths_T1, lean_L).amax(0)
+        highest_L = products_TL.addcmul_(lengths_T1, reach_L).amax(0).double()
         # A score rounded to float32 lies at most one step above; products below float32 count as 2^-100.
         bounds_BL[request] = round_up(highest_L + highest_L.abs() * 2.0**-22 + 2.0**-100)
     inf = float("inf")

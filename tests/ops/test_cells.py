@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from memsparse.errors import ConfigError, ShapeError
 from memsparse.ops import cells, reference
-from memsparse.ops.cells import assign_cells, cell_count, score_cells, train_centres
-from memsparse.ops.quantization import round_up
+from memsparse.ops.cells import assign_cells, cell_count, padded_reach, score_cells, train_centres
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,7 +67,7 @@ def test_no_key_exceeds_the_bound_of_its_cell(seed: int, scale: float, long: flo
     routing_q, mask = drawn(3, 4, 6, seed=seed + 2) * long, torch.arange(4) < torch.tensor([4, 0, 1])[:, None]
     cell, squares, reach = assign_cells(keys, centres)
     spread = (squares / torch.bincount(cell, minlength=4).clamp_min(1)).sqrt().float()
-    promises, bounds = score_cells(routing_q, mask, centres, spread, round_up(reach))
+    promises, bounds = score_cells(routing_q, mask, centres, spread, padded_reach(centres, reach))
     expected, expected_bounds = reference.score_cells(routing_q, mask, centres, spread, reach)
     there = mask.any(1)
     room = 1e-4 * scale * long
