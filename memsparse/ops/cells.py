@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError, ShapeError
-from memsparse.ops.products import float_slack
+from memsparse.ops.products import fastest_arithmetic, float_slack
 from memsparse.ops.quantization import round_up
+from memsparse.ops.routing import inner_products
 
 CELLS_OF_ROOT = 8
 """Cells for the square root of the number of chunks: with a few hundred of them looked into, about as many
@@ -62,26 +63,19 @@ def train_centres(sample_MW: Tensor, cells: int, *, seed: int = 0, turns: int = 
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(sample_MW), generator=generator)[:cells].to(sample_MW.device)
     centres_LW = sample_MW[chosen].float()
+    away_M = torch.empty(len(sample_MW), device=sample_MW.device)
     for _ in range(turns):
-        sums_LW = torch.zeros_like(centres_LW)
-        counts_L = sums_LW.new_zeros(cells)
-        worst = sums_LW.new_empty(0)
-        worst_rows = chosen.new_empty(0)
-        start = 0
+        sums_LW, counts_L = torch.zeros_like(centres_LW), centres_LW.new_zeros(cells)
+        nearest, start = _Nearest(centres_LW), 0
         for tile in sample_MW.split(_tile(cells)):
             rows = tile.float()
-            cell, distance = _nearest(rows, centres_LW)
+            cell, away_M[start : start + len(rows)] = nearest(rows)
             sums_LW.index_add_(0, cell, rows)
-            counts_L.index_add_(0, cell, torch.ones_like(distance))
-            # The rows farthest from their centres so far, no more of them than there are cells.
-            worst = torch.cat([worst, distance])
-            worst_rows = torch.cat([worst_rows, torch.arange(start, start + len(rows), device=cell.device)])
-            worst, kept = worst.topk(min(cells, len(worst)))
-            worst_rows = worst_rows[kept]
+            counts_L.index_add_(0, cell, torch.ones_like(rows[:, 0]))
             start += len(rows)
         empty = (counts_L == 0).nonzero()[:, 0]
         centres_LW = sums_LW / counts_L.clamp_min(1)[:, None]
-        centres_LW[empty] = sample_MW[worst_rows[: len(empty)]].float()
+        centres_LW[empty] = sample_MW[away_M.topk(len(empty)).indices].float()
     return centres_LW
 
 
@@ -92,9 +86,9 @@ def assign_cells(keys_CW: Tensor, centres_LW: Tensor) -> tuple[Tensor, Tensor, T
     Args:
         keys_CW: of any floating dtype; on the centres' device or in host memory.
 
-    Returns: cells (C,) int64, nearest by a float32 product; squares (L,) float64, the sum of ||k - c||^2 of
-        each cell; reach (L,) float64, ||k - c|| <= reach whatever was rounded, 0 where a cell is empty. All
-        on the centres' device.
+    Returns: cells (C,) int64, the nearest, or about as near where products are rounded; squares (L,)
+        float64, the sum of ||k - c||^2 of each cell; reach (L,) float64, ||k - c|| <= reach whatever was
+        rounded, 0 where a cell is empty. All on the centres' device.
 
     Raises: ShapeError if the widths differ.
     """
@@ -104,10 +98,10 @@ def assign_cells(keys_CW: Tensor, centres_LW: Tensor) -> tuple[Tensor, Tensor, T
     squares_L, reach_L = torch.zeros(
         2, len(centres_LW), dtype=torch.float64, device=centres_LW.device
     ).unbind()
-    step = _tile(len(centres_LW))
+    nearest, step = _Nearest(centres_LW), _tile(len(centres_LW))
     for start in range(0, len(keys_CW), step):
         rows = keys_CW[start : start + step].to(centres_LW.device).float()
-        cell, _ = _nearest(rows, centres_LW)
+        cell, _ = nearest(rows)
         cells[start : start + len(rows)] = cell
         away = (rows.double() - centres_LW[cell].double()).norm(dim=1)
         squares_L.index_add_(0, cell, away.square())
@@ -145,7 +139,7 @@ def score_cells(
         tokens_TW = q[mask].float()
         if not len(tokens_TW):
             continue
-        products_TL = tokens_TW @ centres_LW.T
+        products_TL = inner_products(tokens_TW[None], centres_LW)[0]
         lengths_T1 = round_up(tokens_TW.double().norm(dim=1) * (1 + 2.0**-30))[:, None]
         promises_BL[request] = torch.addcmul(products_TL, lengths_T1, lean_L).amax(0)
         highest_L = products_TL.addcmul_(lengths_T1, reach_L).amax(0).double()
@@ -157,12 +151,24 @@ def score_cells(
     )
 
 
-def _nearest(rows_MW: Tensor, centres_LW: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centre of each row, and its squared distance: (M,) each."""
-    # ||k - c||^2 = ||k||^2 - 2 <k, c> + ||c||^2
-    half = centres_LW.square().sum(1) / 2
-    best, cell = torch.addmm(half, rows_MW, centres_LW.T, beta=-1).max(dim=1)
-    return cell, rows_MW.square().sum(1) - 2 * best
+class _Nearest:
+    """Finds the nearest centre of keys, whose products are rounded to bfloat16 where that is much faster: of
+    centres about as near any will do, for how far a cell reaches is measured."""
+
+    def __init__(self, centres_LW: Tensor) -> None:
+        # ||k - c||^2 = ||k||^2 - 2 <k, c> + ||c||^2
+        self._half_L = centres_LW.square().sum(1) / 2
+        self._rounds = fastest_arithmetic("bf16", centres_LW.shape[1], centres_LW.device) == "bf16"
+        self._centres_LW = centres_LW.bfloat16() if self._rounds else centres_LW
+
+    def __call__(self, rows_MW: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell of each float32 row, and its squared distance: (M,) each."""
+        if self._rounds:
+            products_ML = (rows_MW.bfloat16() @ self._centres_LW.T).float()
+        else:
+            products_ML = inner_products(rows_MW[None], self._centres_LW)[0]
+        best, cell = products_ML.sub_(self._half_L).max(dim=1)
+        return cell, rows_MW.square().sum(1) - 2 * best
 
 
 def _tile(cells: int) -> int:
