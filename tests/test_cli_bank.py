@@ -122,6 +122,14 @@ def test_search_lists_what_the_router_finds(model: Path, bank: Path) -> None:
     assert_one_line_error(run("bank", "search", bank, " ", "--model", model), 2, "query is empty")
 
 
+def test_search_takes_an_index(model: Path, bank: Path) -> None:
+    """Of a bank too small for one: the same hits as without."""
+    asked = ("bank", "search", bank, "Who keeps the lighthouse?", "--model", model)
+    plain = told(run(*asked, "--json"))
+    assert told(run(*asked, "--json", "--index", "cells", "--probes", "4")) == plain
+    assert_one_line_error(run(*asked, "--index", "cells", "--probes", "0"), 2, "probes is 0")
+
+
 def test_remove_takes_all_or_none(bank: Path) -> None:
     assert_one_line_error(run("bank", "remove", bank, "sarno.txt", "nothing"), 2, "no document 'nothing'")
     assert told(run("bank", "stats", bank, "--json"))["documents"] == 2

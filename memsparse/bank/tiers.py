@@ -62,7 +62,7 @@ class TierConfig:
     """cells: look into the cells of an index that promise most, in place of a scan of all routing keys, for
     rules that take a scan and banks that are not small. What is found may then not be `certified`. It is
     made for the first question that is asked, and kept beside the segments if it may be."""
-    probes: int = 256
+    probes: int = 512
     """Cells of the index a request looks into in a layer; more in a view of a part of the bank, and where
     they hold fewer documents than are wanted."""
     widen: bool = False

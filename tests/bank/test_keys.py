@@ -119,3 +119,26 @@ def test_an_error_while_loading_ahead_reaches_the_reader(bank: Bank, monkeypatch
     assert len(next(stream)) == 10
     with pytest.raises(BankCorruptError, match="000003"):
         next(stream)
+
+
+def test_blocks_are_held_one_by_one_while_the_budget_lasts(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = make(bank, monkeypatch, budget=500)
+    blocks = list(dict.fromkeys(tier.place(records(bank)).values()))
+    first = tier.hold(1, blocks[0])
+    assert first is not None
+    assert tier.hold(1, blocks[0]) is first
+    assert tier.held == first.nbytes
+    assert tier.hold(1, blocks[2]) is None
+    tier.budget.total = 0
+    tier.release()
+    assert tier.hold(1, blocks[0]) is None
+
+
+def test_a_block_that_was_taken_into_another_is_not_held(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = make(bank, monkeypatch)
+    first = tier.place(records(bank)[:1])[1]
+    tier.place(records(bank)[:2])
+    assert tier.hold(1, first) is None
+    assert tier.held == 0
