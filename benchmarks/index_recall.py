@@ -71,7 +71,7 @@ def timed(reader: BankReader, asked: Asked) -> tuple[MemoryKV, float]:
     return found, time.perf_counter() - began
 
 
-def compare(scan: BankReader, index: BankReader, asked: Sequence[Asked], probes: int) -> dict[str, Any]:
+def compare(scan: BankReader, index: BankReader, asked: Sequence[Asked]) -> dict[str, Any]:
     """Put every question to both readers.
 
     Raises: EngineError where documents that are certified are not those of the exact search.
@@ -98,7 +98,6 @@ def compare(scan: BankReader, index: BankReader, asked: Sequence[Asked], probes:
     after = index.report()
     reads = after.reads - before.reads
     return {
-        "probes": probes,
         "recall": fmean(value for row in layers.values() for value in row["recall"]),
         "share_of_chunks": (after.scanned - before.scanned) / (scan.report().scanned - chunks),
         "certified": 1 - (after.uncertified - before.uncertified) / reads,
@@ -133,14 +132,14 @@ def measure(engine: MemoryEngine, questions: Sequence[str], options: argparse.Na
     asked = hear(engine, scan, questions)
     began = time.perf_counter()
     settings = []
-    for probes in options.probes:
-        tiers = TierConfig(index="cells", probes=probes, **keys)
+    for probes, lean in itertools.product(options.probes, options.lean):
+        tiers = TierConfig(index="cells", probes=probes, lean=lean, **keys)
         index = engine.bank.reader(**view, tiers=tiers)
         if not settings:
             for layer in engine.bank.fingerprint.memory_layers:
                 index.read(*next(each for each in asked if each[0] == layer))
             made = time.perf_counter() - began
-        settings.append(compare(scan, index, asked, probes))
+        settings.append({"probes": probes, "lean": lean} | compare(scan, index, asked))
         print(json.dumps(settings[-1]), flush=True)
     stats = engine.bank.stats()
     return {
@@ -165,7 +164,8 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--questions", type=Path, required=True, help="JSON Lines with a question in each")
     parser.add_argument("--limit", type=int, default=200, help="questions asked, at most")
-    parser.add_argument("--probes", default="64,128,256,512", help="cells looked into, in turn")
+    parser.add_argument("--probes", default="64", help="cells looked into first, in turn")
+    parser.add_argument("--lean", default="0,0.5,0.6,0.7", help="how far the others lean, in turn")
     parser.add_argument(
         "--routing-keys", default="auto", help="format of the keys, of the scan and the index"
     )
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
     options.probes = [int(probes) for probes in options.probes.split(",")]
+    options.lean = [float(lean) for lean in options.lean.split(",")]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.smallest is not None:
         probing.SMALLEST = options.smallest

@@ -1,8 +1,9 @@
 """The index as a coarse stage: bounds of the chunks in the cells that promise most, and one of all others.
 
-A request asks all cells what they promise and looks into the best. The chunks it finds there are bounded as a
-scan bounds them; of those it does not look at it knows the highest bound of their cells. Documents that the
-view does not see, or the request may not read, are not found in a cell.
+A request asks all cells what they promise and looks into the best, then into all others that promise as much
+as the k-th best document found there. The chunks it finds are bounded as a scan bounds them; of those it
+does not look at it knows the highest bound of their cells. Documents that the view does not see, or the
+request may not read, are not found in a cell.
 
 B requests, T tokens, N documents, M of them looked at by some request, L cells of all groups.
 """
@@ -109,18 +110,41 @@ class Probed:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """n documents that one request looked at."""
+
+    documents: Tensor
+    """(n,) int64 indices."""
+    counts: Tensor
+    """(n,) int64, how many of their chunks."""
+    lower: Tensor
+    """(n,) float32, of these chunks."""
+    upper: Tensor
+    """(n,) float32."""
+
+
 class Probing:
     """The index over one view of a bank; safe to share between threads."""
 
     def __init__(
-        self, places: Places, groups: Sequence[KeyBlock], files: SegmentFiles, cells: CellFiles, probes: int
+        self,
+        places: Places,
+        groups: Sequence[KeyBlock],
+        files: SegmentFiles,
+        cells: CellFiles,
+        *,
+        probes: int,
+        lean: float,
     ) -> None:
         """Lay out the view; no cell is read yet.
 
         Args:
             groups: of all segments of the bank, or of those in the view at least.
-            probes: cells a request looks into, where the view sees all of the bank.
+            probes: cells a request looks into first, where the view sees all of the bank.
+            lean: how much of its spread a cell promises beyond its centre.
         """
+        self._lean = lean
         self._places = places
         self._cells = cells
         of_segment = {record.id: group for group in groups for record in group.segments}
@@ -128,6 +152,7 @@ class Probing:
         spans = places.spans({id_: of_segment[id_] for id_ in seen})
         self._indexed = [span for span in spans if span.visible >= SMALLEST]
         self._scanned = [span for span in spans if span.visible < SMALLEST]
+        self._spans = [*self._indexed, *self._scanned]
         self._lines = {span.block: _Lines(span.block, files) for span in spans}
         visible = sum(span.visible for span in self._indexed)
         chunks = sum(span.block.chunks for span in self._indexed)
@@ -165,49 +190,48 @@ class Probing:
         """
         q, mask = routing_q.float().cpu(), query_mask.cpu()
         cells = self._cells_of(layer)
-        scored = [score_cells(q, mask, own.centres, own.spread, own.reach) for own, _ in cells]
+        scored = [
+            score_cells(q, mask, own.centres, own.spread, own.reach, lean=self._lean) for own, _ in cells
+        ]
         visible_L = torch.cat([visible for _, visible in cells])
         promises_BL, bounds_BL = (
             torch.cat(parts, dim=1).masked_fill_(visible_L == 0, -_INF) for parts in zip(*scored, strict=True)
         )
-        rest_B, beyond_B, guess_B = torch.full((3, len(q)), -_INF).unbind()
-        chunks, bounded = 0, []
+        rest_B, guess_B = torch.full((2, len(q)), -_INF).unbind()
+        bounded: list[tuple[int, _Part]] = []
         for b in mask.any(1).nonzero()[:, 0].tolist():  # the others have no score at all
             own = None if allowed is None else allowed[b].cpu()
             if own is not None and 2 * int(own.sum()) < len(own):
                 taken = torch.ones_like(visible_L, dtype=torch.bool)
                 found = [_rows_of_all(span, own) for span in self._indexed]
             else:
-                taken, found = self._find(promises_BL[b], cells, own, least, times)
+                taken, found = self._first(promises_BL[b], cells, own, least, times)
             found += [_rows_of_all(span, own) for span in self._scanned]
-            documents = 0
-            for keys, whose in self._read(layer, found, tier):
-                these, local, counts = whose.unique_consecutive(return_inverse=True, return_counts=True)
-                bounds = scan_documents(
-                    q[b : b + 1].to(keys.device),
-                    keys,
-                    local.to(keys.device),
-                    mask[b : b + 1].to(keys.device),
-                    num_documents=len(these),
-                )
-                lower, upper = (bound[0].cpu() for bound in bounds)
-                bounded.append((b, these, lower, upper, counts == self._places.chunks[these]))
-                documents += len(these)
-                chunks += len(keys)
+            tokens_TW = q[b, mask[b]]
+            parts = list(self._bound(layer, found, tier, tokens_TW))
+            reaching = ~taken & (promises_BL[b] >= _kth(parts, least)) & (visible_L > 0)
+            if bool(reaching.any()):
+                taken |= reaching
+                parts += self._bound(layer, self._inside(reaching, cells, own), tier, tokens_TW)
+            bounded += [(b, part) for part in parts]
             left = ~taken & (visible_L > 0)
             if bool(left.any()):
                 rest_B[b], guess_B[b] = bounds_BL[b, left].max(), promises_BL[b, left].max()
-            if documents < (len(self._places) if own is None else int(own.sum())):
-                beyond_B[b] = rest_B[b]
         first = torch.zeros(1, dtype=torch.long)  # of which nothing is known, so that there is one
-        every = torch.cat([first, *(these for _, these, *_ in bounded)]).unique()
+        every = torch.cat([first, *(part.documents for _, part in bounded)]).unique()
         lower_BM, upper_BM = torch.full((2, len(q), len(every)), -_INF).unbind()
-        whole_BM = ~mask.any(1)[:, None].repeat(1, len(every))
-        for b, these, lower, upper, whole in bounded:
-            columns = torch.searchsorted(every, these)
-            lower_BM[b, columns], upper_BM[b, columns], whole_BM[b, columns] = lower, upper, whole
+        counts_BM = torch.zeros(len(q), len(every), dtype=torch.long)
+        for b, part in bounded:
+            columns = torch.searchsorted(every, part.documents)
+            lower_BM[b, columns] = lower_BM[b, columns].maximum(part.lower)
+            upper_BM[b, columns] = upper_BM[b, columns].maximum(part.upper)
+            counts_BM[b, columns] += part.counts
+        whole_BM = (counts_BM == self._places.chunks[every]) | ~mask.any(1)[:, None]
+        readable_B = torch.tensor([len(self._places)])
         if allowed is not None:
             whole_BM |= ~allowed.cpu()[:, every]
+            readable_B = allowed.cpu().sum(1)
+        beyond_B = rest_B.masked_fill((counts_BM > 0).sum(1) >= readable_B, -_INF)
         return Probed(
             lower=lower_BM,
             upper=upper_BM,
@@ -216,23 +240,30 @@ class Probing:
             rest=rest_B,
             beyond=beyond_B,
             guess=guess_B,
-            chunks=chunks,
+            chunks=int(counts_BM.sum()),
         )
 
-    def _read(
-        self, layer: int, found: list[tuple[Tensor, Tensor]], tier: KeyTier
-    ) -> Iterator[tuple[ScanKeys, Tensor]]:
-        """The keys of the chunks found in every span, joined as far as they are of one format, and the
-        documents they are of; chunks of a document come one after the other."""
-        parts: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
-        for span, (rows, place) in zip([*self._indexed, *self._scanned], found, strict=True):
+    def _bound(
+        self, layer: int, found: list[tuple[Tensor, Tensor]], tier: KeyTier, tokens_TW: Tensor
+    ) -> Iterator[_Part]:
+        """Bound documents by the chunks found in the first spans (rows and whose they are, side by side); of
+        keys in one format together, and every document in one part."""
+        formats: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
+        for span, (rows, documents) in zip(self._spans, found, strict=False):
             for keys, chosen in self._lines[span.block].read(layer, rows, tier):
-                parts.setdefault(keys.format, []).append((keys, span.documents[place[chosen]]))
-        for part in parts.values():
-            keys = part[0][0] if len(part) == 1 else ScanKeys.join([keys for keys, _ in part])
-            yield keys, torch.cat([documents for _, documents in part])
+                formats.setdefault(keys.format, []).append((keys, documents[chosen]))
+        for pieces in formats.values():
+            keys = pieces[0][0] if len(pieces) == 1 else ScanKeys.join([keys for keys, _ in pieces])
+            these, local, counts = torch.cat([documents for _, documents in pieces]).unique_consecutive(
+                return_inverse=True, return_counts=True
+            )
+            q = tokens_TW[None].to(keys.device)
+            mask = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device)
+            bounds = scan_documents(q, keys, local.to(q.device), mask, num_documents=len(these))
+            lower, upper = (bound[0].cpu() for bound in bounds)
+            yield _Part(documents=these, counts=counts, lower=lower, upper=upper)
 
-    def _find(
+    def _first(
         self,
         promises_L: Tensor,
         cells: list[tuple[Cells, Tensor]],
@@ -240,25 +271,32 @@ class Probing:
         least: int,
         times: int,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Which cells (L,) bool a request looks into, and for every group with an index the chunks it finds
-        there and whose they are: rows (m,) ascending within the group, places (m,) in its span."""
+        """The cells (L,) bool that promise a request most, with as many documents as are wanted if there are,
+        and what lies in them, as `_inside`."""
         wanted = self._probes * times
         there = int((promises_L > -_INF).sum())
         while True:
             taken = torch.zeros_like(promises_L, dtype=torch.bool)
             taken[promises_L.topk(min(wanted, there)).indices] = True
-            found, begin = [], 0
-            for span, (each, _) in zip(self._indexed, cells, strict=True):
-                chosen = taken[begin : begin + len(each.centres)].nonzero()[:, 0]
-                begin += len(each.centres)
-                starts = each.offsets[chosen]
-                counts = each.offsets[chosen + 1] - starts
-                rows = each.order[rows_of(starts, counts)].sort().values.long()
-                found.append(_visible_rows(span, rows, own))
-            documents = sum(len(place.unique_consecutive()) for _, place in found)
+            found = self._inside(taken, cells, own)
+            documents = sum(len(whose.unique_consecutive()) for _, whose in found)
             if documents >= least or wanted >= there:
                 return taken, found
             wanted *= 2
+
+    def _inside(
+        self, taken: Tensor, cells: list[tuple[Cells, Tensor]], own: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For every group with an index the chunks in cells (L,) bool, of documents the request may read:
+        rows (m,), ascending within the group, and documents (m,)."""
+        found, begin = [], 0
+        for span, (each, _) in zip(self._indexed, cells, strict=True):
+            chosen = taken[begin : begin + len(each.centres)].nonzero()[:, 0]
+            begin += len(each.centres)
+            starts = each.offsets[chosen]
+            rows = each.order[rows_of(starts, each.offsets[chosen + 1] - starts)]
+            found.append(_visible_rows(span, rows.sort().values.long(), own))
+        return found
 
     def _cells_of(self, layer: int) -> list[tuple[Cells, Tensor]]:
         """For every group with an index its cells, and how many chunks of each cell (L,) the view sees."""
@@ -323,21 +361,27 @@ class _Lines:
         return laid[2:]
 
 
+def _kth(parts: Sequence[_Part], k: int) -> float:
+    """The k-th best score of documents by the middle of their bounds; -inf where there are fewer."""
+    middle = torch.cat([torch.zeros(0), *((part.lower + part.upper) / 2 for part in parts)])
+    return float(middle.nan_to_num(nan=-_INF).topk(k).values[-1]) if k <= len(middle) else -_INF
+
+
 def _visible_rows(span: Span, rows: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Those of chunks `rows` that lie in documents the view sees and the request may read, and the places of
-    these documents in the span."""
-    place = torch.searchsorted(span.starts, rows, right=True) - 1
-    inside = place.clamp_min(0)
-    seen = (place >= 0) & (rows < span.starts[inside] + span.counts[inside])
+    """Those of chunks `rows` that lie in documents the view sees and the request may read, and these
+    documents."""
+    place = (torch.searchsorted(span.starts, rows, right=True) - 1).clamp_min_(0)
+    seen = (rows >= span.starts[place]) & (rows < span.starts[place] + span.counts[place])
+    documents = span.documents[place]
     if own is not None:
-        seen &= own[span.documents[inside]]
-    return rows[seen], place[seen]
+        seen &= own[documents]
+    return rows[seen], documents[seen]
 
 
 def _rows_of_all(span: Span, own: Tensor | None) -> tuple[Tensor, Tensor]:
     """All chunks of the documents that a request may read, as `_visible_rows`."""
-    place = torch.arange(len(span.documents))
-    if own is not None:
-        place = place[own[span.documents]]
+    if own is None:
+        return span.rows(), torch.repeat_interleave(span.documents, span.counts)
+    place = own[span.documents].nonzero()[:, 0]
     counts = span.counts[place]
-    return rows_of(span.starts[place], counts), torch.repeat_interleave(place, counts)
+    return rows_of(span.starts[place], counts), torch.repeat_interleave(span.documents[place], counts)

@@ -106,7 +106,9 @@ class BankReader:
         self._reads = self._rescored = self._uncertified = self._scanned = 0
         self._probing: Probing | None = None
         if groups and tiers.cells is not None and len(places):
-            self._probing = Probing(places, groups, tiers.files, tiers.cells, tiers.config.probes)
+            self._probing = Probing(
+                places, groups, tiers.files, tiers.cells, probes=tiers.config.probes, lean=tiers.config.lean
+            )
         self._mutex = threading.Lock()
 
     @property

@@ -62,9 +62,12 @@ class TierConfig:
     """cells: look into the cells of an index that promise most, in place of a scan of all routing keys, for
     rules that take a scan and banks that are not small. What is found may then not be `certified`. It is
     made for the first question that is asked, and kept beside the segments if it may be."""
-    probes: int = 512
-    """Cells of the index a request looks into in a layer; more in a view of a part of the bank, and where
-    they hold fewer documents than are wanted."""
+    probes: int = 64
+    """Cells of the index a request looks into first, in a layer; more in a view of a part of the bank, and
+    where they hold fewer documents than are wanted."""
+    lean: float = 0.65
+    """How much of its spread, the usual distance of its keys, a cell promises beyond its centre; cells that
+    promise as much as the k-th best document of the first ones are looked into too. More finds more."""
     widen: bool = False
     """Look into twice as many cells until what is found is certified; seldom before all are looked into."""
 
@@ -78,6 +81,8 @@ class TierConfig:
                 raise ConfigError(f"{name} is {value!r}; use one of {', '.join(get_args(known))}")
         if self.probes < 1:
             raise ConfigError(f"probes is {self.probes}; it must be at least 1")
+        if not 0 <= self.lean < float("inf"):
+            raise ConfigError(f"lean is {self.lean}; it must be 0 or more, and finite")
         for name, least in (("device_bytes", 0), ("host_bytes", 0), ("rescored", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

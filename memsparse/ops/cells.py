@@ -9,7 +9,7 @@ A question looks into the cells that promise most; the bound of the others says 
 Distances are Euclidean, so that keys of any norm may be in an index, not those of cosines alone. Then a mean
 shrinks with the spread of its keys, the root of their mean ||k - c||^2, so a cell promises
 
-    <q, c> + LEAN ||q|| spread
+    <q, c> + lean ||q|| spread
 
 B requests, T tokens, W routing width, C chunks, L cells, M chunks of a sample or a tile.
 """
@@ -26,8 +26,6 @@ from memsparse.ops.routing import inner_products
 
 CELLS_OF_ROOT = 8
 """Cells for the square root of the number of chunks; of half as many, twice the chunks have to be read."""
-LEAN = 0.3
-"""How much of its spread a cell promises beyond its centre: where the best keys of real questions lie."""
 SAMPLE = 64
 """Chunks for each cell that k-means looks at."""
 LARGEST_SAMPLE = 2**17
@@ -117,7 +115,13 @@ def padded_reach(centres_LW: Tensor, reach_L: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_cells(
-    routing_q: Tensor, query_mask: Tensor, centres_LW: Tensor, spread_L: Tensor, reach_L: Tensor
+    routing_q: Tensor,
+    query_mask: Tensor,
+    centres_LW: Tensor,
+    spread_L: Tensor,
+    reach_L: Tensor,
+    *,
+    lean: float,
 ) -> tuple[Tensor, Tensor]:
     """What each cell promises, and what no chunk of it exceeds.
 
@@ -126,6 +130,7 @@ def score_cells(
         query_mask: (B, T) bool, True on the tokens that route.
         spread_L: float32.
         reach_L: float32, of `padded_reach`.
+        lean: how much of its spread a cell promises beyond its centre.
 
     Returns: promises, bounds, both (B, L) float32; -inf in both where a request has no routing token, and
         bounds of inf where a query is not finite.
@@ -133,7 +138,7 @@ def score_cells(
     shape = len(routing_q), len(centres_LW)
     promises_BL = centres_LW.new_full(shape, -torch.inf)
     bounds_BL = promises_BL.clone()
-    lean_L = LEAN * spread_L
+    lean_L = lean * spread_L
     for request, (q, mask) in enumerate(zip(routing_q, query_mask, strict=True)):
         tokens_TW = q[mask].float()
         if not len(tokens_TW):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from memsparse.ops.cells import LEAN
 from memsparse.ops.routing import ChunkReduce, HeadReduce, QueryReduce, Score
 
 # --- positions (paper section 3.3) ------------------------------------------------------------------------
@@ -249,14 +248,20 @@ def train_centres(sample_MW: Tensor, cells: int, *, seed: int, turns: int) -> Te
 
 
 def score_cells(
-    routing_q: Tensor, query_mask: Tensor, centres_LW: Tensor, spread_L: Tensor, reach_L: Tensor
+    routing_q: Tensor,
+    query_mask: Tensor,
+    centres_LW: Tensor,
+    spread_L: Tensor,
+    reach_L: Tensor,
+    *,
+    lean: float,
 ) -> tuple[Tensor, Tensor]:
     """What every cell promises, and the most a key within its reach can score: (B, L) float64 each."""
     promises: list[list[float]] = []
     bounds: list[list[float]] = []
     for q_TW, mask in zip(routing_q.double(), query_mask.tolist(), strict=True):
         tokens = [q for q, routes in zip(q_TW, mask, strict=True) if routes]
-        for found, away, factor in ((promises, spread_L, LEAN), (bounds, reach_L, 1.0)):
+        for found, away, factor in ((promises, spread_L, lean), (bounds, reach_L, 1.0)):
             each = [
                 [float(q @ centre) + float(q.norm()) * factor * distance for q in tokens]
                 for centre, distance in zip(centres_LW.double(), away.tolist(), strict=True)

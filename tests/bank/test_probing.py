@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, probing, reader
+from memsparse.bank import Bank, Source, TierConfig, keys, probing, reader
 from memsparse.bank.probing import Probing
 from memsparse.errors import ConfigError
 from memsparse.ops.routing import RoutingRule, top_documents
@@ -19,7 +19,8 @@ from memsparse.types import MemoryKV
 from tests.bank.builders import FINGERPRINT, add, all_tokens, make_chunks, make_passages, queries
 
 WIDE = replace(FINGERPRINT, head_dim=16, dtype="bfloat16")
-ALL, FEW = TierConfig(index="cells", probes=10_000), TierConfig(index="cells", probes=4)
+ALL = TierConfig(index="cells", probes=10_000)
+FEW = TierConfig(index="cells", probes=4, lean=0)
 KEPT = {
     "memory": {},
     "disk": {"device_bytes": 0},
@@ -143,6 +144,7 @@ def test_what_is_certified_is_exact(path: Path, data: st.DataObject) -> None:
     config = TierConfig(
         index="cells",
         probes=data.draw(st.sampled_from([1, 8, 40, 80, 120])),
+        lean=data.draw(st.sampled_from([0, 0.5, 2])),
         widen=data.draw(st.booleans()),
         rescored=data.draw(st.sampled_from([None, None, 4])),
         **KEPT[data.draw(st.sampled_from(sorted(KEPT)))],
@@ -192,6 +194,23 @@ def test_masks_of_requests_come_before_the_top_k(bank: Bank, config: TierConfig,
     assert memory.documents[3].tolist() == [-1] * 4
     if share < 0.5 or config is ALL:  # what is left is scanned whole
         assert bool(memory.certified.all())
+
+
+def test_cells_that_promise_as_much_as_what_was_found_are_looked_into_too(bank: Bank) -> None:
+    asked, expected = ragged(seed=6), bank.reader(top_k=5)
+    right = [documents for documents in expected.read(1, *asked).documents.tolist() if documents[0] >= 0]
+    shares, hits = [], []
+    for lean in (0, 0.5, 1, 20):
+        found = bank.reader(top_k=5, tiers=replace(FEW, lean=lean))
+        memory = found.read(1, *asked)
+        truthful(memory, exact(bank, 1, asked), 5)
+        own = [documents for documents in memory.documents.tolist() if documents[0] >= 0]
+        hits.append(sum(len({*a} & {*b}) for a, b in zip(own, right, strict=True)))
+        shares.append(found.report().scanned)
+    assert shares[0] < shares[1] < shares[2] < shares[3]
+    assert hits == sorted(hits)
+    assert hits[-1] == 15
+    assert bool(memory.certified.all())  # all cells were looked into
 
 
 def test_more_is_looked_into_until_there_are_enough_documents(bank: Bank) -> None:
@@ -258,22 +277,13 @@ def test_rules_that_take_no_scan_take_no_index(bank: Bank, monkeypatch: pytest.M
     same(memory, bank.reader(rule=rule).read(1, *asked))
 
 
-def test_queries_that_are_not_finite_are_not_certified(bank: Bank) -> None:
-    routing_q, query_mask = ragged(seed=1)
-    routing_q[0, 0] = float("inf")
-    found: BankReader = bank.reader(top_k=4, tiers=FEW)
-    lower = found._probing.look(
-        1, routing_q, query_mask, found._tier(torch.device("cpu")), least=4, allowed=None
-    )
-    assert lower.rest[0] == float("inf")
-    assert bool(lower.rest[2:].isfinite().all())
-
-
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
         ({"index": "tree"}, "index is 'tree'; use one of none, cells"),
         ({"probes": 0}, "probes is 0; it must be at least 1"),
+        ({"lean": -1.0}, "lean is -1.0; it must be 0 or more, and finite"),
+        ({"lean": float("nan")}, "lean is nan; it must be 0 or more, and finite"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(setting: dict, says: str) -> None:

@@ -67,8 +67,8 @@ def test_no_key_exceeds_the_bound_of_its_cell(seed: int, scale: float, long: flo
     routing_q, mask = drawn(3, 4, 6, seed=seed + 2) * long, torch.arange(4) < torch.tensor([4, 0, 1])[:, None]
     cell, squares, reach = assign_cells(keys, centres)
     spread = (squares / torch.bincount(cell, minlength=4).clamp_min(1)).sqrt().float()
-    promises, bounds = score_cells(routing_q, mask, centres, spread, padded_reach(centres, reach))
-    expected, expected_bounds = reference.score_cells(routing_q, mask, centres, spread, reach)
+    promises, bounds = score_cells(routing_q, mask, centres, spread, padded_reach(centres, reach), lean=0.4)
+    expected, expected_bounds = reference.score_cells(routing_q, mask, centres, spread, reach, lean=0.4)
     there = mask.any(1)
     room = 1e-4 * scale * long
     torch.testing.assert_close(promises[there].double(), expected[there], atol=room, rtol=1e-5)
@@ -83,7 +83,9 @@ def test_no_key_exceeds_the_bound_of_its_cell(seed: int, scale: float, long: flo
 def test_a_query_that_is_not_finite_bounds_nothing() -> None:
     routing_q = torch.full((2, 2, 4), float("nan"))
     routing_q[1] = float("inf")
-    _, bounds = score_cells(routing_q, torch.ones(2, 2, dtype=torch.bool), drawn(3, 4), *torch.ones(2, 3))
+    _, bounds = score_cells(
+        routing_q, torch.ones(2, 2, dtype=torch.bool), drawn(3, 4), *torch.ones(2, 3), lean=0.6
+    )
     assert bool((bounds == torch.inf).all())
 
 
