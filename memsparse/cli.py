@@ -45,6 +45,7 @@ from memsparse.options import (
     HostBytes,
     KeyFormat,
     Layout,
+    Lean,
     ListCommand,
     Model,
     Namespace,
@@ -142,6 +143,7 @@ def ask(
     host_bytes: HostBytes = None,
     index: UseIndex = None,
     probes: Probes = None,
+    lean: Lean = None,
 ) -> None:
     """Answer a question from documents, with citations.
 
@@ -154,7 +156,9 @@ def ask(
     if not question.strip():
         raise InputError("the question is empty; write one")
 
-    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
+    settings = _settings(id_decoding) | tier_settings(
+        routing_keys, device_bytes, host_bytes, index, probes, lean
+    )
 
     def answer_it(fresh: bool) -> "Answer":
         with _memory(docs, bank, model, namespace, strict, settings, fresh=fresh) as (engine, within):
@@ -191,11 +195,14 @@ def chat(
     host_bytes: HostBytes = None,
     index: UseIndex = None,
     probes: Probes = None,
+    lean: Lean = None,
 ) -> None:
     """Answer one question after another, each on its own; /quit or Ctrl-D ends."""
     if "-" in (docs or []):
         raise InputError("questions come from standard input, so documents cannot; name files or folders")
-    settings = _settings(id_decoding) | tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
+    settings = _settings(id_decoding) | tier_settings(
+        routing_keys, device_bytes, host_bytes, index, probes, lean
+    )
     with _memory(docs, bank, model, namespace, strict, settings) as (engine, within):
         for question in _questions():
             for piece in engine.stream(question, namespace=within):

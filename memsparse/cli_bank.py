@@ -27,6 +27,7 @@ from memsparse.options import (
     DeviceBytes,
     HostBytes,
     KeyFormat,
+    Lean,
     Model,
     Namespace,
     OwnNamespace,
@@ -140,11 +141,12 @@ def search(
     host_bytes: HostBytes = None,
     index: UseIndex = None,
     probes: Probes = None,
+    lean: Lean = None,
 ) -> None:
     """Show the passages the router finds for a query, best first, without answering."""
     from memsparse.distributed.launch import engine_class
 
-    settings = tier_settings(routing_keys, device_bytes, host_bytes, index, probes)
+    settings = tier_settings(routing_keys, device_bytes, host_bytes, index, probes, lean)
     with engine_class().open(directory, model, create=False, **settings) as engine:
         hits = engine.search(query, limit=limit, namespace=namespace, version=as_of)
     if as_json:

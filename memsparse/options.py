@@ -187,9 +187,11 @@ UseIndex = Annotated[
 ]
 Probes = Annotated[
     int | None,
-    typer.Option(
-        "--probes", metavar="N", help="Cells of the index to look into: more find more, and take longer."
-    ),
+    typer.Option("--probes", metavar="N", help="Cells of the index to look into first."),
+]
+Lean = Annotated[
+    float | None,
+    typer.Option("--lean", metavar="X", help="How readily other cells are looked into; more finds more."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")]
@@ -201,6 +203,7 @@ def tier_settings(
     host_bytes: str | None,
     index: Index | None = None,
     probes: int | None = None,
+    lean: float | None = None,
 ) -> dict[str, Any]:
     """The setting of `EngineConfig` that the options of tiers make; none where none was given.
 
@@ -211,8 +214,7 @@ def tier_settings(
 
     named = {"routing_keys": routing_keys, "index": index}
     given: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
-    if probes is not None:
-        given["probes"] = probes
+    given |= {name: value for name, value in (("probes", probes), ("lean", lean)) if value is not None}
     for name, size in (("device_bytes", device_bytes), ("host_bytes", host_bytes)):
         if size is not None:
             option = f"--{name.replace('_', '-')}"

@@ -141,7 +141,7 @@ class MemoryKV:
     errors: Tensor | None = None
     """(B, N) float32, how far `all_scores` may lie from the exact scores, 0 where they are exact; inf where
     they are a guess, of documents that an index did not look at with all their chunks: the best of the chunks
-    it looked at, or what may lie where it did not look. None: they all are exact."""
+    it looked at, or the median of the documents it looked at. None: they all are exact."""
     certified: Tensor | None = None
     """(B,) bool, whether `documents` and `scores` are proven to be those of exact scores. None: nothing to
     prove."""

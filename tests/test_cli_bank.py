@@ -126,7 +126,7 @@ def test_search_takes_an_index(model: Path, bank: Path) -> None:
     """Of a bank too small for one: the same hits as without."""
     asked = ("bank", "search", bank, "Who keeps the lighthouse?", "--model", model)
     plain = told(run(*asked, "--json"))
-    assert told(run(*asked, "--json", "--index", "cells", "--probes", "4")) == plain
+    assert told(run(*asked, "--json", "--index", "cells", "--probes", "4", "--lean", "1")) == plain
     assert_one_line_error(run(*asked, "--index", "cells", "--probes", "0"), 2, "probes is 0")
 
 

@@ -49,7 +49,8 @@ class Probed:
     beyond: Tensor | None = None
     """(B,) float32, `rest` where there are other documents than the M that may be read, else -inf."""
     guess: Tensor | None = None
-    """(B,) float32, what the cells not looked into promise at most; -inf where there is none."""
+    """(B,) float32, the median score of the documents looked at, which others are taken for: so they rank
+    below half of those found. -inf where no cell is left, or no document was found."""
     chunks: int
     """Looked at, all requests together."""
 
@@ -76,11 +77,11 @@ class Probed:
     ) -> tuple[Tensor, Tensor]:
         """`MemoryKV.all_scores` and `errors`, (B, N) each, given those of the chunks looked at.
 
-        A document with other chunks has what the cells not looked into promise, at least, and errors of inf.
+        A document with other chunks has the median of those looked at, at least, and errors of inf.
         """
         if self.whole is None or self.guess is None or self.documents is None:
             return scores_BM, errors_BM
-        guess_B1 = self.guess.masked_fill(self.guess == _INF, 0)[:, None]
+        guess_B1 = self.guess[:, None]
         nothing_B1 = guess_B1 == -_INF
         scores_BN = guess_B1.expand(-1, documents).clone()
         errors_BN = torch.full_like(scores_BN, _INF).masked_fill_(nothing_B1, 0)
@@ -216,7 +217,7 @@ class Probing:
             bounded += [(b, part) for part in parts]
             left = ~taken & (visible_L > 0)
             if bool(left.any()):
-                rest_B[b], guess_B[b] = bounds_BL[b, left].max(), promises_BL[b, left].max()
+                rest_B[b], guess_B[b] = bounds_BL[b, left].max(), _middle(parts).median()
         first = torch.zeros(1, dtype=torch.long)  # of which nothing is known, so that there is one
         every = torch.cat([first, *(part.documents for _, part in bounded)]).unique()
         lower_BM, upper_BM = torch.full((2, len(q), len(every)), -_INF).unbind()
@@ -363,8 +364,14 @@ class _Lines:
 
 def _kth(parts: Sequence[_Part], k: int) -> float:
     """The k-th best score of documents by the middle of their bounds; -inf where there are fewer."""
-    middle = torch.cat([torch.zeros(0), *((part.lower + part.upper) / 2 for part in parts)])
-    return float(middle.nan_to_num(nan=-_INF).topk(k).values[-1]) if k <= len(middle) else -_INF
+    middle = _middle(parts)
+    return float(middle.topk(k).values[-1]) if k <= len(middle) else -_INF
+
+
+def _middle(parts: Sequence[_Part]) -> Tensor:
+    """(n,) middles of the bounds of documents, -inf where they are none; one of these without documents."""
+    middles = [(part.lower + part.upper) / 2 for part in parts] or [torch.full((1,), -_INF)]
+    return torch.cat(middles).nan_to_num(nan=-_INF, posinf=_INF, neginf=-_INF)
 
 
 def _visible_rows(span: Span, rows: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ def every_bank_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "SMALLEST", 10)
     monkeypatch.setattr(reader, "FEW", 2)
     monkeypatch.setattr(ops_cells, "CELLS_OF_ROOT", 1)  # several chunks in a cell
+    monkeypatch.setattr(ops_cells, "fastest_arithmetic", lambda *_: "float32")  # the nearest centre
 
 
 @pytest.fixture

@@ -19,7 +19,13 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cells, "_PRODUCTS", request.param)
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest centre, not one about as near."""
+    monkeypatch.setattr(cells, "fastest_arithmetic", lambda *_: "float32")
+
+
+@pytest.mark.usefixtures("tiles", "exact_products")
 @pytest.mark.parametrize(
     ("rows", "count", "width"), [(1, 1, 3), (5, 5, 4), (63, 4, 8), (257, 9, 5), (600, 20, 16)]
 )
@@ -30,6 +36,21 @@ def test_centres_are_those_of_the_twin(rows: int, count: int, width: int) -> Non
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("arithmetic", ["float32", "bf16"])
+def test_products_that_round_find_a_centre_about_as_near(
+    monkeypatch: pytest.MonkeyPatch, arithmetic: str
+) -> None:
+    monkeypatch.setattr(cells, "fastest_arithmetic", lambda *_: arithmetic)
+    keys, centres = drawn(500, 32), drawn(40, 32, seed=1)
+    cell, squares, reach = assign_cells(keys, centres)
+    away = torch.cdist(keys.double(), centres.double())
+    own = away.gather(1, cell[:, None])[:, 0]
+    room = 2.0**-6 * keys.norm(dim=1) * centres.norm(dim=1).max()
+    assert bool((own.square() <= away.amin(1).square() + room).all())
+    assert bool((own <= reach[cell] + 1e-9).all())
+    torch.testing.assert_close(squares.sum(), own.square().sum())
+
+
 def test_cells_left_empty_take_the_rows_farthest_away() -> None:
     sample = torch.cat([torch.zeros(20, 4), drawn(3, 4) * 9])
     found = train_centres(sample, 12, turns=3)
@@ -38,7 +59,7 @@ def test_cells_left_empty_take_the_rows_farthest_away() -> None:
     assert float(distances.max()) < 1e-5
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "exact_products")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("rows", "count", "width"), [(0, 3, 4), (1, 1, 1), (65, 7, 12), (700, 5, 3)])
 def test_every_key_lies_in_the_nearest_cell_and_within_its_reach(
