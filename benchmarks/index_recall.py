@@ -1,11 +1,12 @@
 """What an index finds of the documents of an exact search, and what it reads and takes for it.
 
-    python benchmarks/index_recall.py --bank BANK --questions FILE.jsonl.gz --probes 64,128,256 --json OUT
+    python benchmarks/index_recall.py --bank BANK --questions FILE.jsonl.gz --lean 0.5,0.6,0.65 --json OUT
 
 Routes every question at each memory layer by a scan of all routing keys, and by the index with so many cells
-looked into. Tells how much of the scan's documents the index finds (recall), how often its first, the share
-of the chunks read, and the time of a read against the scan's of the same question, in turn in the same run.
-What is certified must be the documents of the exact search. The index is made before anything is timed.
+looked into first (`probes`), and others as they promise (`lean`). Tells how much of the scan's documents the
+index finds (recall), how often its first, the share of the chunks read, and the time of a read against the
+scan's of the same question, in turn in the same run. What is certified must be the documents of the exact
+search. The index is made before anything is timed.
 """
 
 import argparse
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True, help="JSON Lines with a question in each")
     parser.add_argument("--limit", type=int, default=200, help="questions asked, at most")
     parser.add_argument("--probes", default="64", help="cells looked into first, in turn")
-    parser.add_argument("--lean", default="0,0.5,0.6,0.7", help="how far the others lean, in turn")
+    parser.add_argument("--lean", default="0,0.5,0.6,0.65,0.7", help="how far the others lean, in turn")
     parser.add_argument(
         "--routing-keys", default="auto", help="format of the keys, of the scan and the index"
     )
