@@ -1,0 +1,58 @@
+"""Documents scored from their stored keys, beside one product with all of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from memsparse.bank import Bank
+from memsparse.bank.exact import ExactKeys
+from memsparse.bank.places import Places
+from memsparse.ops.routing import RoutingRule
+from tests.bank.builders import FINGERPRINT, add, queries
+
+COUNTS = ([3, 1, 4], [1, 5])
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[Bank]:
+    with Bank.create(tmp_path / "bank", FINGERPRINT) as bank:
+        for turn, counts in enumerate(COUNTS):
+            add(bank, counts, prefix=f"{turn}-", seed=turn)
+        yield bank
+
+
+def keys_of(bank: Bank) -> ExactKeys:
+    layout = bank.layout()
+    return ExactKeys(Places(layout.rows), layout.segments, bank._files)
+
+
+def test_keys_come_document_by_document(bank: Bank) -> None:
+    stored = [bank._files.get(record).tensor(3, "routing_k") for record in bank._catalog.segments()]
+    found, counts = keys_of(bank).keys(3, torch.tensor([1, 2, 4]))
+    assert counts.tolist() == [1, 4, 5]
+    assert torch.equal(found, torch.cat([stored[0][3:], stored[1][1:]]))
+
+
+def test_scores_and_chunks_in_any_order(bank: Bank) -> None:
+    routing_q, mask = queries(3, 2), torch.tensor([[True, True], [False, False], [False, True]])
+    documents = torch.tensor([[4, -1, 0], [0, 1, 2], [3, 2, 1]])
+    scores, chunks = keys_of(bank).score(1, routing_q, mask, documents)
+    for b, row in enumerate(documents.tolist()):
+        for column, document in enumerate(row):
+            if document < 0 or not bool(mask[b].any()):
+                assert (float(scores[b, column]), int(chunks[b, column])) == (float("-inf"), -1)
+                continue
+            keys, _ = keys_of(bank).keys(1, torch.tensor([document]))
+            of_chunk = (keys.double() @ routing_q[b, mask[b]].double().T).amax(1).float()
+            assert scores[b, column] == of_chunk.max()
+            assert chunks[b, column] == of_chunk.argmax()
+
+
+def test_the_best_chunks_by_the_rule(bank: Bank) -> None:
+    routing_q, mask = queries(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    documents = torch.tensor([[2, -1, 4]])
+    exact = keys_of(bank)
+    _, expected = exact.score(1, routing_q, mask, documents)
+    assert torch.equal(exact.best_chunks(1, routing_q, mask, documents, RoutingRule()), expected)
