@@ -185,6 +185,17 @@ def stats(directory: BankPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def index(directory: BankPath) -> None:
+    """Make what is missing of the index for --index cells; the first question does so otherwise."""
+    from memsparse.bank import Bank
+
+    with Bank.open(directory) as bank, progress("making the index") as show:
+        chunks = bank.make_index(show)
+    told = f"{chunks:,} chunks have an index" if chunks else "too small for an index; a scan is as fast"
+    say(f"{directory}: {told}")
+
+
+@app.command()
 def verify(directory: BankPath, as_json: AsJson = False) -> None:
     """Read a whole bank and say what is wrong with it; exit 1 if anything is."""
     from memsparse.bank import Bank

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from memsparse.bank import probing
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import load_model
 from tests.bank.builders import flip_byte
@@ -128,6 +129,18 @@ def test_search_takes_an_index(model: Path, bank: Path) -> None:
     plain = told(run(*asked, "--json"))
     assert told(run(*asked, "--json", "--index", "cells", "--probes", "4", "--lean", "1")) == plain
     assert_one_line_error(run(*asked, "--index", "cells", "--probes", "0"), 2, "probes is 0")
+
+
+def test_an_index_is_made_once(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "too small" in run("bank", "index", bank).stdout
+    assert not list(bank.rglob("*.cells.safetensors"))
+    monkeypatch.setattr(probing, "SMALLEST", 1)
+    assert "chunks have an index" in run("bank", "index", bank).stdout
+    made = {path: path.stat().st_mtime_ns for path in bank.rglob("*.cells.safetensors")}
+    assert made
+    assert run("bank", "index", bank).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in bank.rglob("*.cells.safetensors")} == made
+    assert run("bank", "verify", bank).exit_code == 0
 
 
 def test_remove_takes_all_or_none(bank: Path) -> None:

@@ -11,7 +11,7 @@ leaves a bank that opens and holds everything it acknowledged.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.lock import may_write, writer_lock
 from memsparse.bank.paths import absent, refuse_occupied
 from memsparse.bank.places import Places
+from memsparse.bank.probing import is_worth_an_index
 from memsparse.bank.reader import BankReader
 from memsparse.bank.records import BankStats, DocumentInfo, Layout, Source, View, prepare
 from memsparse.bank.scan_files import ScanFiles
@@ -290,6 +291,37 @@ class Bank:
             rule=rule or RoutingRule(score="dot" if self.fingerprint.routing_score == "dot" else "cosine"),
             groups=shared.cells.groups(self._catalog.segments()) if shared.cells else (),
         )
+
+    def make_index(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Make what is missing of the index (`TierConfig.index`), which the first question makes otherwise.
+
+        Args:
+            on_progress: chunks that have their cell, and chunks in all, counted in every layer.
+
+        Returns: chunks of the groups that are worth an index, in one layer.
+
+        Raises: BankError if the bank is open read-only; BankCorruptError for a damaged segment.
+        """
+        if self._catalog.read_only:
+            raise BankError(f"{self.path} can only be read here; make the index where it may be written")
+        cells = self._shared_tiers(TierConfig(index="cells")).cells
+        assert cells is not None
+        groups = [each for each in cells.groups(self._catalog.segments()) if is_worth_an_index(each.chunks)]
+        layers = self.fingerprint.memory_layers
+        chunks = sum(group.chunks for group in groups)
+        done = 0
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            on_progress(done, chunks * len(layers))
+
+        for place, group in enumerate(groups, 1):
+            for layer in layers:
+                cells.load(group, layer, tell)
+            done = sum(each.chunks for each in groups[:place]) * len(layers)  # what was there is not told
+            on_progress(done, chunks * len(layers))
+        return chunks
 
     def stats(self) -> BankStats:
         """Count what the bank holds."""

@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from memsparse.ops.cells import LARGEST_SAMPLE, SAMPLE, assign_cells, cell_count
 VERSION = "1"
 """Of the arithmetic that makes cells: files of another version are made again."""
 _PARTS = ("centres", "spread", "reach", "order", "offsets")
+
+OnChunks = Callable[[int], None]
 
 _LOG = logging.getLogger(__name__)
 
@@ -119,8 +121,11 @@ class CellFiles:
             self._loaded = {key: cells for key, cells in self._loaded.items() if key[0] in groups}
             return groups
 
-    def load(self, group: KeyBlock, layer: int) -> Cells:
+    def load(self, group: KeyBlock, layer: int, on_chunks: OnChunks = lambda chunks: None) -> Cells:
         """The cells of a group, from its side file if there is a sound one.
+
+        Args:
+            on_chunks: told how many more chunks of a layer have their cell, while they are made.
 
         Raises: BankCorruptError if a segment is damaged.
         """
@@ -129,10 +134,10 @@ class CellFiles:
             if found is None:
                 found = self._read(group, layer)
             if found is None and self.writes and self._may_replace(group):
-                self._write(group)
+                self._write(group, on_chunks)
                 found = self._read(group, layer)
             if found is None:
-                found = self._make(group, layer)
+                found = self._make(group, layer, on_chunks)
             if group in self._groups:
                 self._loaded[group, layer] = found
             return found
@@ -182,13 +187,13 @@ class CellFiles:
         cells = Cells(**parts)
         return cells if cells.is_sound(group.chunks, self._fingerprint.width) else None
 
-    def _write(self, group: KeyBlock) -> None:
+    def _write(self, group: KeyBlock, on_chunks: OnChunks) -> None:
         """Make the cells of all layers into a file; a disk that refuses ends writing, not the read."""
         path = self._path(group.segments[0])
         tensors: dict[str, Tensor] = {}
         about = {"segments": " ".join(_members(group)), "version": VERSION}
         for layer in self._fingerprint.memory_layers:
-            parts = self._make(group, layer).tensors()
+            parts = self._make(group, layer, on_chunks).tensors()
             tensors |= {f"layer_{layer}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
             about[f"crc32.{layer}"] = checksum(*parts)
         aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
@@ -202,7 +207,7 @@ class CellFiles:
             self.writes = False
             aside.unlink(missing_ok=True)
 
-    def _make(self, group: KeyBlock, layer: int) -> Cells:
+    def _make(self, group: KeyBlock, layer: int, on_chunks: OnChunks) -> Cells:
         """k-means on a sample, then every key into its cell, segment by segment."""
         _LOG.info("making the index of %s chunks in layer %s", f"{group.chunks:,}", layer)
         count = cell_count(group.chunks)
@@ -229,6 +234,7 @@ class CellFiles:
             start = group.starts[record.id]
             cell_C[start : start + record.chunks] = cell.int()
             squares_L, reach_L = squares_L + squares, reach_L.maximum(reach)
+            on_chunks(record.chunks)
         order = cell_C.argsort(stable=True).int()
         counts = torch.bincount(cell_C, minlength=count)
         return Cells(

@@ -30,6 +30,11 @@ are found."""
 _INF = float("inf")
 
 
+def is_worth_an_index(chunks: int) -> bool:
+    """Whether a group of so many chunks has an index."""
+    return chunks >= SMALLEST
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probed:
     """What a coarse stage knows of documents, of M of them by chunks it looked at."""
@@ -151,8 +156,8 @@ class Probing:
         of_segment = {record.id: group for group in groups for record in group.segments}
         seen = places.segments.unique().tolist()
         spans = places.spans({id_: of_segment[id_] for id_ in seen})
-        self._indexed = [span for span in spans if span.visible >= SMALLEST]
-        self._scanned = [span for span in spans if span.visible < SMALLEST]
+        self._indexed = [span for span in spans if is_worth_an_index(span.visible)]
+        self._scanned = [span for span in spans if not is_worth_an_index(span.visible)]
         self._spans = [*self._indexed, *self._scanned]
         self._lines = {span.block: _Lines(span.block, files) for span in spans}
         visible = sum(span.visible for span in self._indexed)

@@ -248,3 +248,21 @@ def test_tables_that_do_not_fit_are_not_sound(path: Path) -> None:
         assert not replace(found, offsets=found.offsets + 1).is_sound(chunks, width)
         assert not replace(found, offsets=found.offsets.flip(0)).is_sound(chunks, width)
         assert not replace(found, order=found.order.long()).is_sound(chunks, width)
+
+
+def test_an_index_is_made_ahead_with_progress(tmp_path: Path) -> None:
+    with Bank.create(tmp_path / "bank", FINGERPRINT) as bank:
+        add(bank, [3] * 20)
+        add(bank, [1] * 5, prefix="small", seed=1)  # a group too small for an index
+        told: list[tuple[int, int]] = []
+        assert bank.make_index(lambda done, total: told.append((done, total))) == 60
+        total = 60 * len(FINGERPRINT.memory_layers)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told[-1] == (total, total)
+        assert {of for _, of in told} == {total}
+        assert side_files(tmp_path / "bank") == [NAME]
+        told.clear()
+        assert bank.make_index(lambda done, total: told.append((done, total))) == 60
+        assert told == [(total, total)]
+    with Bank.create(tmp_path / "empty", FINGERPRINT) as bank:
+        assert bank.make_index() == 0
