@@ -101,7 +101,8 @@ def _kernel() -> Check:
     taken = [dtype for dtype in (torch.int8, torch.bfloat16, torch.float32) if native.can_multiply(dtype, 64)]
     detail = "multiplies " + ", ".join(str(dtype).removeprefix("torch.") for dtype in taken)
     if not taken:
-        why = "this processor lacks AVX-512" if native.LIBRARY.exists() else "there was no C compiler"
+        why = "there was no C compiler, or it is of another version: install the package again"
+        why = "this processor lacks AVX-512" if native.is_built() else why
         detail = f"none ({why}); torch's products take its place, at about half the speed"
     return Check(name="scan kernel", ok=bool(taken), needed=False, detail=detail)
 

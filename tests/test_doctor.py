@@ -54,11 +54,13 @@ def test_extras_that_serve_nothing_yet_are_not_named(monkeypatch: pytest.MonkeyP
     assert [check.name for check in doctor._extras()] == ["extra files"]
 
 
-def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     if native.can_multiply(torch.float32, 64):
         assert "float32" in doctor._kernel().detail
     monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+    monkeypatch.setattr(native, "is_built", lambda: True)
     assert not doctor._kernel().ok
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none")
+    assert "lacks AVX-512" in doctor._kernel().detail
+    monkeypatch.setattr(native, "is_built", lambda: False)
     assert "no C compiler" in doctor._kernel().detail
     assert not doctor._kernel().needed

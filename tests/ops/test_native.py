@@ -167,10 +167,19 @@ def test_without_a_library_it_takes_nothing(
         native._library.cache_clear()
 
 
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    native._library.cache_clear()
+    try:
+        assert not native.is_built()
+    finally:
+        native._library.cache_clear()
+
+
 def test_an_installation_with_a_compiler_has_the_kernel() -> None:
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler here")
-    assert native.LIBRARY.exists(), "install the package again: pip install --editable ."
+    assert native.is_built(), "install the package again: pip install --editable ."
 
 
 def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -> None:

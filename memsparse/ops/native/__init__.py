@@ -20,6 +20,8 @@ from torch import Tensor
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
+VERSION = 1
+"""Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
 WIDEST = 2**16
@@ -173,10 +175,12 @@ def _raise(keys: Tensor, vectors: Vectors, best: Tensor, start: int, end: int) -
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is none, or it is for another machine."""
+    """The compiled functions; None where there are none, or they are another machine's or version's."""
     try:
         library = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        if library.memsparse_version() != VERSION:
+            return None
+    except (OSError, AttributeError):
         return None
     long, pointer = ctypes.c_int64, ctypes.c_void_p
     library.memsparse_can_multiply.argtypes = [ctypes.c_int]
