@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import logging
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from memsparse.bank import BankReader, TierConfig, probing
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.model_runner import ModelRunner
 from memsparse.errors import EngineError
+from memsparse.evaluation.results import environment
 from memsparse.json_lines import read_rows
 from memsparse.text import Prompt
 from memsparse.types import MemoryKV
@@ -153,8 +153,7 @@ def measure(engine: MemoryEngine, questions: Sequence[str], options: argparse.Na
         "smallest": probing.SMALLEST,
         "seconds_to_make_or_load": round(made, 1),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+        **environment(torch.device("cpu")),
         "settings": settings,
     }
 
