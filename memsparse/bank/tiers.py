@@ -65,7 +65,7 @@ class TierConfig:
     probes: int = 64
     """Cells of the index a request looks into first, in a layer; more in a view of a part of the bank, and
     where they hold fewer documents than are wanted."""
-    lean: float = 0.65
+    lean: float = 0.7
     """How much of its spread, the usual distance of its keys, a cell promises beyond its centre; cells that
     promise as much as the k-th best document of the first ones are looked into too. More finds more."""
     widen: bool = False
