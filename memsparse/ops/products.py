@@ -22,8 +22,8 @@ from memsparse.ops import native
 from memsparse.ops.quantization import KeyFormat, ScanKeys, unpack_codes
 from memsparse.ops.routing import inner_products
 
-Arithmetic = Literal["int8", "int16", "bf16", "float32"]
-"""What queries are rounded to. int16 ones are multiplied in two parts of int8; keys are int8 in both."""
+Arithmetic = Literal["int8", "bf16", "float32"]
+"""What queries are rounded to, and keys multiplied in."""
 
 EXACT: dict[KeyFormat, tuple[Arithmetic, ...]] = {
     "float32": ("float32",),
@@ -34,9 +34,9 @@ EXACT: dict[KeyFormat, tuple[Arithmetic, ...]] = {
     "binary": ("int8", "bf16", "float32"),
 }
 """Arithmetics that hold a format's codes exactly."""
-FINER: dict[Arithmetic, Arithmetic] = {"int8": "int16", "bf16": "float32"}
+FINER: dict[Arithmetic, Arithmetic] = {"int8": "float32", "bf16": "float32"}
 """The arithmetic that rounds next to nothing, for the same keys."""
-ROUNDED_SUM: dict[Arithmetic, float] = {"int8": 0.0, "int16": 0.0, "bf16": 1.01 * 2.0**-8, "float32": 0.0}
+ROUNDED_SUM: dict[Arithmetic, float] = {"int8": 0.0, "bf16": 1.01 * 2.0**-8, "float32": 0.0}
 """What torch's rounding of a finished sum to the result's dtype costs at most, relative to the sum."""
 WIDEST = 2**17
 """Columns up to which int32 holds a sum of int8 products."""
@@ -45,7 +45,8 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
     "bf16": torch.bfloat16,
     "float32": torch.float32,
 }
-_LARGEST: dict[Arithmetic, int] = {"int8": 127, "int16": 127 * 128}
+_LARGEST = 127
+"""Of int8."""
 _TRIAL = (2048, 1024, 32)
 """Chunks, width and tokens of a trial: more keys than the nearest caches hold, as in a scan."""
 _ROUNDS = 12
@@ -61,8 +62,7 @@ class RoundedQueries:
 
     arithmetic: Arithmetic
     values: Tensor
-    """(R, W) bf16 or float32, not above 1 in size, or int8. int16: (2R, W) int8, first the parts that count
-    128 times the others."""
+    """(R, W) bf16 or float32, not above 1 in size, or int8."""
     units: Tensor
     """(B,) float64, positive."""
     longest: Tensor
@@ -102,18 +102,10 @@ def round_queries(
 
     # A floor keeps a float32 of the unit a normal number; what lies below is lost, and counted as lost.
     peak = largest(tokens.abs().amax(1)).clamp_min(2.0**-90)
-    largest_value = _LARGEST.get(arithmetic)
-    units = peak / largest_value if largest_value else torch.exp2(torch.ceil(torch.log2(peak)))
+    units = peak / _LARGEST if arithmetic == "int8" else torch.exp2(torch.ceil(torch.log2(peak)))
     scaled = tokens / units[request_R, None]
-    if largest_value:
-        rounded = scaled.round()
-        high = (rounded / 128).round() if arithmetic == "int16" else None
-        values = (
-            rounded.to(torch.int8) if high is None else torch.cat([high, rounded - 128 * high]).to(torch.int8)
-        )
-    else:
-        values = scaled.to(_DTYPES[arithmetic])
-        rounded = values.double()
+    values = (scaled.round() if arithmetic == "int8" else scaled).to(_DTYPES[arithmetic])
+    rounded = values.double()
     return RoundedQueries(
         arithmetic=arithmetic,
         values=values,
@@ -155,7 +147,7 @@ class BestProducts:
         if self._vectors is not None:
             return native.best_products(_codes_as(keys, self._vectors.dtype), self._vectors)
         rows = min(max(_PRODUCTS // max(len(self.queries.values), 1), _ROWS[0]), _ROWS[1])
-        best_MB = torch.empty(len(keys), len(self.tokens), device=keys.device)
+        best_MB = torch.empty(len(keys), len(self.tokens), dtype=torch.float32, device=keys.device)
         for start in range(0, len(keys), rows):
             part = keys.narrow(start, min(rows, len(keys) - start))
             products = tile_products(part, self.queries, self._room)
@@ -170,7 +162,7 @@ class BestProducts:
 
 def kernel_is_faster(arithmetic: Arithmetic, width: int) -> bool:
     """Whether our own kernel takes such queries on this processor, and is faster than torch's product."""
-    return _kernel_takes(arithmetic, width) and _fastest((arithmetic,), torch.get_num_threads())[1]
+    return _kernel_takes(arithmetic, width) and _fastest_way((arithmetic,), width)[1]
 
 
 def tile_products(keys: ScanKeys, queries: RoundedQueries, room: Room | None = None) -> Tensor:
@@ -181,12 +173,8 @@ def tile_products(keys: ScanKeys, queries: RoundedQueries, room: Room | None = N
     """
     room = room or Room()
     shape = len(keys), len(queries.values)
-    if queries.arithmetic in _LARGEST:
-        sums = torch._int_mm(unpack_codes(keys), queries.values.T, out=room.take(shape, torch.int32))
-        if queries.arithmetic == "int8":
-            return sums
-        high, low = sums.chunk(2, dim=1)
-        return low.float().add_(high, alpha=128)
+    if queries.arithmetic == "int8":
+        return torch._int_mm(unpack_codes(keys), queries.values.T, out=room.take(shape, torch.int32))
     if queries.arithmetic == "bf16" and keys.device.type == "cpu":
         rounded = room.take(shape, torch.bfloat16)
         torch.mm(_codes_as(keys, torch.bfloat16), queries.values.T, out=rounded)
@@ -199,7 +187,7 @@ def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) 
     if device.type != "cpu":
         return "float32"
     choices = tuple(a for a in EXACT[key_format] if a != "int8" or width <= WIDEST)
-    return choices[0] if len(choices) == 1 else _fastest(choices, torch.get_num_threads())[0]
+    return choices[0] if len(choices) == 1 else _fastest_way(choices, width)[0]
 
 
 def multiplies_integers(width: int) -> bool:
@@ -218,16 +206,21 @@ def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:
 
 
 def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
-    dtype = _DTYPES.get(arithmetic)
-    return dtype is not None and native.can_multiply(dtype, width)
+    return native.can_multiply(_DTYPES[arithmetic], width)
+
+
+def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmetic, bool]:
+    """The arithmetic, and whether the kernel is to multiply: only what was found sound is ever used."""
+    taken = tuple(name for name in choices if _kernel_takes(name, width))
+    return _fastest(choices, taken, torch.get_num_threads())
 
 
 @cache
-def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> tuple[Arithmetic, bool]:
-    """Try each by torch and by our kernel; `threads` is part of what is remembered, because it decides too.
-
-    Returns: the arithmetic, and whether the kernel is to multiply.
-    """
+def _fastest(
+    choices: tuple[Arithmetic, ...], taken: tuple[Arithmetic, ...], threads: int
+) -> tuple[Arithmetic, bool]:
+    """Try each by torch, and those taken by our kernel; `threads` is part of what is remembered, because it
+    decides too."""
     chunks, width, tokens = _TRIAL
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (chunks, width), generator=generator, dtype=torch.int8)
@@ -245,7 +238,7 @@ def _fastest(choices: tuple[Arithmetic, ...], threads: int) -> tuple[Arithmetic,
     trials: dict[tuple[Arithmetic, bool], BestProducts] = {}
     for name in choices:
         queries = round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name)
-        for by_kernel in (False, True)[: 1 + _kernel_takes(name, width)]:
+        for by_kernel in (False, True)[: 1 + (name in taken)]:
             if _is_sound(keys, queries, by_kernel=by_kernel):
                 trials[name, by_kernel] = BestProducts(queries, [tokens], by_kernel=by_kernel)
     if not trials:

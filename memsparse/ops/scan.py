@@ -57,7 +57,7 @@ def scan_documents(
         doc_of_chunk: (C,) int64, below `num_documents`; in any order, fastest when equal ones are together.
         query_mask: (B, T) bool, True on the tokens that route; requests may have different numbers of them.
         num_documents: N.
-        finer: round the queries to next to nothing, which takes about twice as long on a processor; for keys
+        finer: round the queries to next to nothing, which takes a processor several times as long; for keys
             of documents that a first scan left over.
         tile: chunks bounded at a time; memory only. None: fewer for more requests.
 
@@ -165,5 +165,7 @@ def _check(
         raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
     if doc_of_chunk.shape != (len(keys),):
         raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(keys)} chunks; pass one per chunk")
+    if doc_of_chunk.dtype != torch.int64:
+        raise ShapeError(f"document indices are {doc_of_chunk.dtype}; pass int64")
     if tile is not None and tile < 1:
         raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from memsparse.errors import ShapeError
 from memsparse.ops import native, reference, scan
 from memsparse.ops.quantization import KeyFormat, quantize_keys
 
@@ -138,6 +139,51 @@ def test_bounds_are_those_of_torch(chunks: int, requests: int, key_format: KeyFo
     torch.testing.assert_close(bounds, slow, rtol=1e-6, atol=1e-6)
     assert bounds[1, owners[0]].isposinf().all()
     assert (bounds[:, 40:] == -torch.inf).all()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """C writes where it is told to: nothing may be of another type, size or place."""
+    if not native.can_multiply(torch.float32, 8):
+        pytest.skip("no library here")
+    keys = quantize_keys(torch.randn(3, 8), "int8")
+    good = [torch.zeros(3, 1), keys, torch.tensor([0, 1, 1]), *torch.ones(3, 1), 0.0, torch.zeros(2, 2, 1)]
+    native.raise_bounds(*good)
+    for place, bad in [
+        (0, torch.zeros(3, 1).double()),
+        (0, torch.zeros(3, 2)[:, :1]),
+        (1, quantize_keys(torch.randn(4, 8), "int8")),
+        (2, torch.tensor([0, 1, 1]).int()),
+        (2, torch.tensor([0, 1])),
+        (2, torch.tensor([0, -1, 1])),
+        (2, torch.tensor([0, 1, 2])),
+        (2, torch.tensor([0, 1, 10**9])),
+        (4, torch.ones(2)),
+        (7, torch.zeros(2, 2, 2)),
+        (7, torch.zeros(2, 2, 1, device="meta")),
+    ]:
+        wrong = [*good[:place], bad, *good[place + 1 :]]
+        with pytest.raises(ShapeError):
+            native.raise_bounds(*wrong)
+    vectors = native.lay_out(torch.randn(2, 8), [2])
+    for bad in (torch.randn(3, 4), torch.randn(3, 8).bfloat16(), torch.randn(3, 8, device="meta")):
+        with pytest.raises(ShapeError):
+            native.best_products(bad, vectors)
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_torchs_defaults_do_not_matter(default: torch.dtype) -> None:
+    """Loading a model changes them for all threads while it lasts."""
+    if not native.can_multiply(torch.float32, 8):
+        pytest.skip("no library here")
+    keys, vectors = -torch.rand(30, 8), native.lay_out(torch.rand(2, 8), [2])
+    wanted = native.best_products(keys, vectors)
+    torch.set_default_dtype(default)
+    try:
+        found = native.best_products(keys, vectors)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 1
+VERSION = 2
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -92,9 +93,16 @@ def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
 
     Args:
         keys_MW: on the CPU, of the vectors' dtype, of a width `can_multiply` agrees to.
+
+    Raises: ShapeError for other keys.
     """
-    keys = keys_MW.contiguous()
-    best_MB = torch.full((len(keys), vectors.requests), float("-inf"))
+    keys, lanes = keys_MW.contiguous(), vectors.lanes
+    width = lanes.shape[1] * lanes.shape[3]
+    if keys.dtype != vectors.dtype or keys.device.type != "cpu" or keys.shape[1:] != (width,):
+        raise ShapeError(
+            f"keys are {tuple(keys.shape)} {keys.dtype}; pass (chunks, {width}) {vectors.dtype} on the CPU"
+        )
+    best_MB = torch.full((len(keys), vectors.requests), float("-inf"), dtype=torch.float32, device="cpu")
     work = keys.numel() * len(vectors.request) * LANES
     threads = torch.get_num_threads()
     parts = max(1, min(4 * threads, work // _PART)) if threads > 1 else 1
@@ -130,25 +138,49 @@ def raise_bounds(
 
     Args:
         best_MB: float32, contiguous, as `best_products` gives it.
-        doc_of_chunk: (M,) int64, contiguous, below N.
+        doc_of_chunk: (M,) int64, contiguous, at least 0 and below N.
         units_B, of_errors_B, of_norms_B: float32.
         bounds_2NB: float32, contiguous; lower ones first.
+
+    Raises: ShapeError if a tensor is not what it must be, or a document is out of range; the bounds of chunks
+        before it are raised.
     """
     library = _library()
     assert library is not None
-    requests = best_MB.shape[1]
+    (chunks, requests), documents = best_MB.shape, bounds_2NB.shape[1]
     rows = [keys.scales, keys.errors, keys.norms]
     held = [None if each is None else each.contiguous() for each in rows]  # until the call has returned
-    library.memsparse_raise_bounds(
+    for name, tensor, shape in (
+        ("best products", best_MB, (chunks, requests)),
+        *((name, each, (chunks,)) for name, each in zip(("scales", "errors", "norms"), held, strict=True)),
+        *(("factors", each, (requests,)) for each in (units_B, of_errors_B, of_norms_B)),
+        ("bounds", bounds_2NB, (2, documents, requests)),
+        ("documents", doc_of_chunk, (chunks,)),
+    ):
+        dtype = torch.int64 if tensor is doc_of_chunk else torch.float32
+        if tensor is not None and not _is_readable(tensor, dtype, shape):
+            raise ShapeError(
+                f"{name} are {tuple(tensor.shape)} {tensor.dtype}; pass {shape} {dtype} on the CPU"
+            )
+    outside = library.memsparse_raise_bounds(
         best_MB.data_ptr(),
-        len(best_MB),
+        chunks,
         requests,
+        documents,
         *(None if each is None else each.data_ptr() for each in held),
         doc_of_chunk.data_ptr(),
         *(factor.data_ptr() for factor in (units_B, of_errors_B, of_norms_B)),
         rounded_sum,
         *(bound.data_ptr() for bound in bounds_2NB),
     )
+    if outside:
+        raise ShapeError(f"a chunk's document is not among the {documents}; number them from 0")
+
+
+def _is_readable(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether C may take a tensor's memory for what it expects."""
+    found = tensor.dtype, tuple(tensor.shape), tensor.device.type
+    return found == (dtype, shape, "cpu") and tensor.is_contiguous()
 
 
 def _raise(keys: Tensor, vectors: Vectors, best: Tensor, start: int, end: int) -> None:
@@ -191,12 +223,11 @@ def _library() -> ctypes.CDLL | None:
         *(long, pointer),
     ]
     library.memsparse_raise_bounds.argtypes = [
-        *(pointer, long, long),
+        *(pointer, long, long, long),
         *[pointer] * 7,
         ctypes.c_float,
         *(pointer, pointer),
     ]
-    library.memsparse_raise_bounds.restype = None
     return library
 
 

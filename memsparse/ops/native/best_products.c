@@ -18,7 +18,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 1;
+    return 2;
 }
 
 enum kind { INT8, BFLOAT16, FLOAT32 };

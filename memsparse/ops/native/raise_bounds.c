@@ -19,15 +19,19 @@ static inline float finite_or(float value, float other)
 /* Raise lower and upper, (documents, requests), to the intervals of chunks.
 
    best is (chunks, requests), in units; scales, which may be missing, errors and norms are (chunks,), document is
-   (chunks,) in any order; units, of_errors and of_norms are (requests,). */
-void memsparse_raise_bounds(
-    const float *best, int64_t chunks, int64_t requests, const float *scales, const float *errors,
+   (chunks,) in any order; units, of_errors and of_norms are (requests,). Returns 0, or 1 at a document that is
+   out of range. */
+int memsparse_raise_bounds(
+    const float *best, int64_t chunks, int64_t requests, int64_t documents, const float *scales, const float *errors,
     const float *norms, const int64_t *document, const float *units, const float *of_errors,
     const float *of_norms, float rounded_sum, float *lower, float *upper)
 {
     float low[BLOCK], high[BLOCK];
     for (int64_t begin = 0; begin < chunks; begin += BLOCK) {
         const int64_t count = chunks - begin < BLOCK ? chunks - begin : BLOCK;
+        for (int64_t i = 0; i < count; i++)
+            if (document[begin + i] < 0 || document[begin + i] >= documents)
+                return 1;
         for (int64_t request = 0; request < requests; request++) {
             const float unit = units[request], error = of_errors[request], norm = of_norms[request];
             for (int64_t i = 0; i < count; i++) {
@@ -50,4 +54,5 @@ void memsparse_raise_bounds(
             }
         }
     }
+    return 0;
 }
