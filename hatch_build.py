@@ -1,7 +1,7 @@
-"""Compiles the scan's kernel (`memsparse/ops/native`) when the package is built, if there is a C compiler.
+"""Compiles what a scan has in C (`memsparse/ops/native`) when the package is built on Linux, if it can be.
 
-Without one, or where it fails, the package is built all the same, says so, and scans with torch's products.
-The environment's CC names another compiler than `cc`.
+Without a C compiler, or where it fails, the package is built all the same, says so, and scans with torch. The
+environment's CC names another compiler than `cc`.
 """
 
 import os
@@ -11,39 +11,55 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-shared", "-fPIC")
+FOLDER = "memsparse/ops/native"
 SOURCES = ("best_products.c", "raise_bounds.c")
+LIBRARY = "scan.kernel"
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-shared", "-fPIC")
 
 
 class CompileKernel(BuildHookInterface):
-    """Adds the compiled kernel to wheels, and to the source tree of an editable installation."""
+    """Adds the compiled library to a wheel, or puts it into the source tree of an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and mark the wheel as one for this platform."""
         if self.target_name != "wheel":
             return
-        folder = Path(self.root, "memsparse", "ops", "native")
-        library = folder / "scan.kernel"
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        if sys.platform == "win32" or shutil.which(compiler[0]) is None:
-            self.app.display_warning(f"no C compiler ({compiler[0]}): scans take torch's products")
+        sources = Path(self.root, FOLDER)
+        self.made_in = Path(mkdtemp(prefix="memsparse-build-"))
+        library = self.made_in / LIBRARY
+        if version == "editable":
+            (sources / LIBRARY).unlink(missing_ok=True)  # it may be of other sources
+        if not self.compile([sources / name for name in SOURCES], library):
             return
-        command = [*compiler, *FLAGS, "-o", str(library), *(str(folder / name) for name in SOURCES), "-lm"]
+        if version == "editable":
+            shutil.copyfile(library, sources / LIBRARY)
+        else:
+            build_data["force_include"][str(library)] = f"{FOLDER}/{LIBRARY}"
+            build_data["pure_python"] = False
+            # No particular Python: its functions are called by address.
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{platform}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Leave nothing behind."""
+        if hasattr(self, "made_in"):
+            shutil.rmtree(self.made_in, ignore_errors=True)
+
+    def compile(self, sources: list[Path], library: Path) -> bool:
+        """Whether there is a library now; if not, the reason is told."""
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        if sys.platform != "linux" or shutil.which(compiler[0]) is None:
+            self.app.display_warning(
+                f"no C compiler to use ({compiler[0]} on {sys.platform}): scans use torch"
+            )
+            return False
+        command = [*compiler, *FLAGS, "-o", str(library), *map(str, sources), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            self.app.display_warning(
-                f"{shlex.join(command)} failed: scans take torch's products\n{done.stderr}"
-            )
-            return
-        build_data["artifacts"].append(str(library.relative_to(self.root)))
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{self.platform_tag()}"
-
-    @staticmethod
-    def platform_tag() -> str:
-        """The tag of this platform; the kernel needs no particular Python."""
-        return sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            self.app.display_warning(f"{shlex.join(command)} failed: scans use torch\n{done.stderr}")
+        return not done.returncode

@@ -1,11 +1,13 @@
 """`memsparse plan`: what a memory of so many tokens takes, where it fits, and how fast it answers."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memsparse.console import note, say, show_json, show_rows
-from memsparse.errors import ConfigError
+from memsparse.errors import ConfigError, MemSparseError
 from memsparse.options import AsJson, KeyFormat, Model
 
 if TYPE_CHECKING:
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 Shape = Annotated[
     str | None, typer.Option("--shape", metavar="NAME", help="A published shape instead of a model: 4b.")
 ]
-_REHEARSED = 2**30
-"""Bytes of weights up to which a model is tried without being asked to: it takes a few seconds."""
+_REHEARSED = 2**28
+"""Bytes of weights up to which a model is tried without being asked to: it takes some ten seconds."""
 _TIMES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -65,15 +67,17 @@ def plan(
         other = "--gpu" if shape is None else "--shape"
         raise ConfigError(f"--rehearse tries a model on this machine; leave it out, or {other}")
     hardware = read_hardware(gpu, host)
-    if rehearse is None:
-        rehearse = is_here and weight_bytes(config) <= _REHEARSED
+    if rehearse is None and is_here and weight_bytes(config) <= _REHEARSED:
+        rates = tried(model, hardware, document_tokens, must=False) if _is_at_hand(model) else None
+    else:
+        rates = tried(model, hardware, document_tokens) if rehearse else None
     found = plan_memory(
         config,
         hardware,
         count,
         document_tokens=document_tokens,
         routing_keys=str(routing_keys or "auto"),
-        rates=(lambda key_format: tried(model, hardware, key_format, document_tokens)) if rehearse else None,
+        rates=rates,
     )
     if as_json:
         show_json(found)
@@ -83,18 +87,32 @@ def plan(
 
 
 def tried(
-    model: str | None, hardware: "Hardware", key_format: "Format", document_tokens: int | None
-) -> "Rates":
-    """What the model takes on this machine."""
+    model: str | None, hardware: "Hardware", document_tokens: int | None, *, must: bool = True
+) -> "Callable[[Format], Rates] | None":
+    """What tells how long the model takes on this machine; None where it cannot be loaded, and need not be.
+
+    Raises: ModelError where it must.
+    """
     import torch
 
     from memsparse.bench.rehearsal import rehearse
     from memsparse.engine.loading import load_model
 
-    note("trying the model for a few seconds", dim=True)
     accelerator = torch.accelerator.current_accelerator() if hardware.accelerators else None
-    loaded = load_model(model, device=str(accelerator or "cpu"))
-    return rehearse(loaded, key_format, document_tokens=document_tokens)
+    try:
+        loaded = load_model(model, device=str(accelerator or "cpu"))
+    except MemSparseError as error:
+        if must:
+            raise
+        note(f"the model is not tried: {error}", dim=True)
+        return None
+    note("trying the model for some ten seconds; --no-rehearse leaves it out", dim=True)
+    return lambda key_format: rehearse(loaded, key_format, document_tokens=document_tokens)
+
+
+def _is_at_hand(model: str | None) -> bool:
+    """Whether nothing has to be fetched: the built-in model, or a folder."""
+    return model is None or Path(model).is_dir()
 
 
 def note_load(load: float | None) -> None:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from memsparse.console import note
-from memsparse.errors import MemSparseError
+from memsparse.errors import ConfigError, MemSparseError
 from memsparse.usage import PARSER_ERROR, as_typed, usage_line
 
 USAGE = 2
@@ -207,7 +207,8 @@ def tier_settings(
 ) -> dict[str, Any]:
     """The setting of `EngineConfig` that the options of tiers make; none where none was given.
 
-    Raises: ConfigError for a size that cannot be read, or no cells to look into.
+    Raises: ConfigError for a size that cannot be read, no cells to look into, or an index's settings without
+        an index.
     """
     from memsparse.bank import TierConfig
     from memsparse.engine.hardware import read_size
@@ -215,6 +216,9 @@ def tier_settings(
     named = {"routing_keys": routing_keys, "index": index}
     given: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
     given |= {name: value for name, value in (("probes", probes), ("lean", lean)) if value is not None}
+    needless = [name for name, value in (("--probes", probes), ("--lean", lean)) if value is not None]
+    if needless and (index is None or str(index) == "none"):
+        raise ConfigError(f"{needless[0]} is for an index; add --index cells, or leave it out")
     for name, size in (("device_bytes", device_bytes), ("host_bytes", host_bytes)):
         if size is not None:
             option = f"--{name.replace('_', '-')}"

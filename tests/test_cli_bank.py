@@ -129,6 +129,7 @@ def test_search_takes_an_index(model: Path, bank: Path) -> None:
     plain = told(run(*asked, "--json"))
     assert told(run(*asked, "--json", "--index", "cells", "--probes", "4", "--lean", "1")) == plain
     assert_one_line_error(run(*asked, "--index", "cells", "--probes", "0"), 2, "probes is 0")
+    assert_one_line_error(run(*asked, "--lean", "1"), 2, "--lean is for an index")
 
 
 def test_an_index_is_made_once(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from typer.testing import CliRunner
 
 from memsparse.cli import app
 from memsparse.cli_plan import duration, size
+from memsparse.engine.plan import Rates
+from tests.tiny import tiny_config
 
 COMMAND = ["plan", "--tokens", "100M", "--shape", "4b", "--gpu", "1x80GB", "--host", "512GB"]
 
@@ -86,3 +88,22 @@ def test_units():
     ]
     times = (2e-6, 0.0123, 1.5, 90, 7200, 200_000)
     assert [duration(t) for t in times] == ["2 us", "12.3 ms", "1.5 s", "1.5 min", "2 h", "2.31 d"]
+
+
+def test_a_model_without_weights_is_planned_and_not_tried(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    done = run("plan", "--tokens", "1M", "--model", str(tmp_path), "--gpu", "none")
+    assert done.exit_code == 0, done.output
+    assert "is not tried" in done.stderr
+    done = run("plan", "--tokens", "1M", "--model", str(tmp_path), "--gpu", "none", "--rehearse")
+    assert done.exit_code != 0
+    assert run("plan", "--tokens", "1M", "--gpu", "h100", "--rehearse").exit_code == 2
+
+
+def test_a_rehearsal_takes_the_place_of_assumptions(monkeypatch):
+    rates = Rates(chunk=1e-8, read=1e-3, question=5e-3, token=1e-5)
+    monkeypatch.setattr("memsparse.bench.rehearsal.rehearse", lambda *_, **__: rates)
+    plan = json.loads(run("plan", "--tokens", "10M", "--gpu", "none", "--json").stdout)
+    assert plan["encode_seconds"] == pytest.approx(100)
+    plain = run("plan", "--tokens", "10M", "--gpu", "none", "--no-rehearse")
+    assert "matrix peak" in plain.stderr

@@ -300,7 +300,7 @@ class Bank:
 
         Returns: chunks of the groups that are worth an index, in one layer.
 
-        Raises: BankError if the bank is open read-only; BankCorruptError for a damaged segment.
+        Raises: BankError if it cannot be written; BankCorruptError for a damaged segment.
         """
         if self._catalog.read_only:
             raise BankError(f"{self.path} can only be read here; make the index where it may be written")
@@ -321,6 +321,8 @@ class Bank:
                 cells.load(group, layer, tell)
             done = sum(each.chunks for each in groups[:place]) * len(layers)  # what was there is not told
             on_progress(done, chunks * len(layers))
+        if not cells.writes:
+            raise BankError(f"{self.path}: the index cannot be written; make room, or see its permissions")
         return chunks
 
     def stats(self) -> BankStats:

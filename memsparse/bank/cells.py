@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,14 +133,15 @@ class CellFiles:
             found = self._loaded.get((group, layer))
             if found is None:
                 found = self._read(group, layer)
+            made = {} if found is None else {layer: found}
             if found is None and self.writes and self._may_replace(group):
-                self._write(group, on_chunks)
-                found = self._read(group, layer)
-            if found is None:
-                found = self._make(group, layer, on_chunks)
+                made = {each: self._make(group, each, on_chunks) for each in self._fingerprint.memory_layers}
+                self._write(group, made)
+            elif found is None:
+                made = {layer: self._make(group, layer, on_chunks)}
             if group in self._groups:
-                self._loaded[group, layer] = found
-            return found
+                self._loaded |= {(group, each): cells for each, cells in made.items()}
+            return made[layer]
 
     def bytes(self) -> int:
         """Of all side files on the disk."""
@@ -187,13 +188,13 @@ class CellFiles:
         cells = Cells(**parts)
         return cells if cells.is_sound(group.chunks, self._fingerprint.width) else None
 
-    def _write(self, group: KeyBlock, on_chunks: OnChunks) -> None:
-        """Make the cells of all layers into a file; a disk that refuses ends writing, not the read."""
+    def _write(self, group: KeyBlock, made: Mapping[int, Cells]) -> None:
+        """Put the cells of all layers into a file; a disk that refuses ends writing, not the read."""
         path = self._path(group.segments[0])
         tensors: dict[str, Tensor] = {}
         about = {"segments": " ".join(_members(group)), "version": VERSION}
-        for layer in self._fingerprint.memory_layers:
-            parts = self._make(group, layer, on_chunks).tensors()
+        for layer, cells in made.items():
+            parts = cells.tensors()
             tensors |= {f"layer_{layer}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
             about[f"crc32.{layer}"] = checksum(*parts)
         aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")

@@ -41,6 +41,8 @@ def absent(path: Path) -> BankNotFoundError:
             f"{path} is {what}, not a bank; answer from it with --docs, or create a bank elsewhere: "
             f"memsparse bank create {_quoted(_free_beside(path))}"
         )
+    except OSError as error:
+        return BankNotFoundError(f"{path} cannot be looked into ({error.strerror}); see its permissions")
     return BankNotFoundError(f"no bank at {path}; create one: memsparse bank create {_quoted(path)}")
 
 
@@ -51,7 +53,7 @@ def _quoted(path: Path) -> str:
 
 def _free_beside(path: Path) -> Path:
     """A path beside another that nothing is at yet."""
-    free = path if path.name else path.resolve()
+    free = path.resolve() if path.name in ("", "..") else path
     while free.exists():
         free = Path(f"{free}.bank")
     return free

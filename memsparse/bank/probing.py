@@ -27,6 +27,8 @@ from memsparse.ops.scan import scan_documents
 SMALLEST = 16_384
 """Chunks of a group, as the view sees it, that are worth an index: fewer are scanned as fast as their cells
 are found."""
+TOGETHER = 2**16
+"""Chunks from which on those found are bounded before more keys are read: what bounds memory."""
 _INF = float("inf")
 
 
@@ -254,20 +256,16 @@ class Probing:
     ) -> Iterator[_Part]:
         """Bound documents by the chunks found in the first spans (rows and whose they are, side by side); of
         keys in one format together, and every document in one part."""
-        formats: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
+        pending: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
+        chunks = 0
         for span, (rows, documents) in zip(self._spans, found, strict=False):
             for keys, chosen in self._lines[span.block].read(layer, rows, tier):
-                formats.setdefault(keys.format, []).append((keys, documents[chosen]))
-        for pieces in formats.values():
-            keys = pieces[0][0] if len(pieces) == 1 else ScanKeys.join([keys for keys, _ in pieces])
-            these, local, counts = torch.cat([documents for _, documents in pieces]).unique_consecutive(
-                return_inverse=True, return_counts=True
-            )
-            q = tokens_TW[None].to(keys.device)
-            mask = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device)
-            bounds = scan_documents(q, keys, local.to(q.device), mask, num_documents=len(these))
-            lower, upper = (bound[0].cpu() for bound in bounds)
-            yield _Part(documents=these, counts=counts, lower=lower, upper=upper)
+                pending.setdefault(keys.format, []).append((keys, documents[chosen]))
+                chunks += len(keys)
+                if chunks >= TOGETHER:
+                    yield from _bounded(pending, tokens_TW)
+                    pending, chunks = {}, 0
+        yield from _bounded(pending, tokens_TW)
 
     def _first(
         self,
@@ -365,6 +363,20 @@ class _Lines:
             block, start = torch.tensor(pairs).unbind(1)
             laid = self._laid = tier, merges, list(blocks), block, start
         return laid[2:]
+
+
+def _bounded(pieces: dict[str, list[tuple[ScanKeys, Tensor]]], tokens_TW: Tensor) -> Iterator[_Part]:
+    """Bound documents by keys that lie side by side with whose they are, those of one format together."""
+    for own in pieces.values():
+        keys = own[0][0] if len(own) == 1 else ScanKeys.join([keys for keys, _ in own])
+        these, local, counts = torch.cat([documents for _, documents in own]).unique_consecutive(
+            return_inverse=True, return_counts=True
+        )
+        q = tokens_TW[None].to(keys.device)
+        mask = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device)
+        bounds = scan_documents(q, keys, local.to(q.device), mask, num_documents=len(these))
+        lower, upper = (bound[0].cpu() for bound in bounds)
+        yield _Part(documents=these, counts=counts, lower=lower, upper=upper)
 
 
 def _kth(parts: Sequence[_Part], k: int) -> float:

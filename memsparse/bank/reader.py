@@ -13,7 +13,7 @@ documents scored exactly.
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -208,14 +208,17 @@ class BankReader:
                 f"layer {layer_idx} has no memory in this bank; {self._fingerprint.memory_layers} have"
             )
 
+    def _check_allowed(self, requests: int) -> None:
+        shape = requests, len(self)
+        if self.allowed is not None and self.allowed.shape != shape:
+            raise ShapeError(
+                f"allowed is {tuple(self.allowed.shape)}, scores are {shape}; pass one row per request"
+            )
+
     def _masked(self, scores_BN: Tensor) -> Tensor:
+        self._check_allowed(len(scores_BN))
         if self.allowed is None:
             return scores_BN
-        if self.allowed.shape != scores_BN.shape:
-            raise ShapeError(
-                f"allowed is {tuple(self.allowed.shape)}, scores are {tuple(scores_BN.shape)}; "
-                "pass one row per request"
-            )
         return scores_BN.masked_fill(~self.allowed.to(scores_BN.device), float("-inf"))
 
     def _route(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> _Routed:
@@ -244,10 +247,12 @@ class BankReader:
 
     def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
         """Bound, then score exactly; look into more of an index where that is asked for and not proven."""
-        times = 1
+        times, scanned = 1, 0
+        self._check_allowed(len(routing_q))
         while True:
             coarse = self._look(layer_idx, routing_q, query_mask, k, times)
-            routed = self._prove(layer_idx, routing_q, query_mask, k, coarse)
+            scanned += coarse.chunks
+            routed = replace(self._prove(layer_idx, routing_q, query_mask, k, coarse), scanned=scanned)
             unproven = routed.certified is not None and not bool(routed.certified.all())
             left = coarse.rest is not None and bool(coarse.rest.isfinite().any())
             if not (self._tiers.config.widen and unproven and left):

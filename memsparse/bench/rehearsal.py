@@ -21,19 +21,20 @@ from memsparse.bench.timing import in_turns
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.model_runner import ModelRunner
-from memsparse.engine.plan import QUESTION_TOKENS, Rates
-from memsparse.ops.quantization import KeyFormat, ScanKeys, key_bytes, quantize_keys
+from memsparse.engine.plan import QUESTION_TOKENS, Rates, kv_width
+from memsparse.ops.quantization import KeyFormat, key_bytes, quantize_keys
 from memsparse.ops.scan import scan_documents
 from memsparse.text import Prompt
 
-BANKS = (20_000, 1_000_000)
-"""Tokens of the banks that are asked."""
+DOCUMENTS = (512, 8192)
+"""Of the banks that are asked: both are scanned."""
+_DOCUMENT_CHUNKS = 8
+_BANK_BYTES = 2**28
+"""Of the larger bank, about, at most."""
 ENCODED = 16_384
 """Tokens of documents that are encoded."""
 _DRAWN = 2**14
 """Keys that are drawn; more are copies of them."""
-_BLOCKS = 2
-"""Blocks of keys that are scanned, so that no cache holds them."""
 
 
 @torch.inference_mode()
@@ -43,7 +44,7 @@ def rehearse(
     *,
     document_tokens: int | None = None,
     question_tokens: int = QUESTION_TOKENS,
-    banks: Sequence[int] = BANKS,
+    documents: Sequence[int] = DOCUMENTS,
     encoded: int = ENCODED,
     repeats: int = 9,
 ) -> Rates:
@@ -52,17 +53,21 @@ def rehearse(
     Args:
         document_tokens: of a document, at most. None: the longest the model encodes.
         question_tokens: of a prompt, about.
-        banks: tokens of a small bank and of a larger one.
+        documents: of a small bank and of a larger one, about.
 
     Raises: BankError where the disk refuses.
     """
     config, device = loaded.config, loaded.device
     runner, prompt = ModelRunner(loaded), _prompt(loaded, question_tokens)
     tiers = TierConfig(routing_keys=key_format)
+    layers, width = len(config.memory_layers or ()), kv_width(config)
+    most = _BANK_BYTES // (_DOCUMENT_CHUNKS * layers * width * 6)  # K, V and keys of 2 bytes each
+    few, many = documents[0], max(2 * documents[0], min(documents[1], most))
     chunks, reads, passes = [], [], []
     with TemporaryDirectory(prefix="memsparse-") as folder:
-        layout = Layout(segment_tokens=min(banks), document_chunks=8)
-        with grow_bank(Path(folder), loaded, layout, max(banks)) as bank:
+        banks = [count * _DOCUMENT_CHUNKS * config.chunk_size for count in (few, many)]
+        layout = Layout(segment_tokens=banks[0], document_chunks=_DOCUMENT_CHUNKS)
+        with grow_bank(Path(folder), loaded, layout, banks[1]) as bank:
             for tokens in banks:
                 version = segments_for(layout, tokens)
                 reader = bank.reader(
@@ -70,17 +75,20 @@ def rehearse(
                 )
                 read, own = _asked(runner, prompt, reader, device, repeats)
                 chunks.append(sum(count for *_, count in bank.layout(version=version).rows))
-                reads.append(read / len(config.memory_layers or ()))
+                reads.append(read / layers)
                 passes.append(own)
+    # A chunk of a bank that caches hold, and what it takes more of one that they do not.
+    block = BLOCK_BYTES.get(device.type, LARGE_BLOCK_BYTES) // key_bytes(width, key_format)
+    scans = _scanning(loaded, key_format, len(prompt.ids), [*chunks, 2 * block], repeats)
+    held, streamed = (scans[1] - scans[0]) / (chunks[1] - chunks[0]), scans[2] / (2 * block)
+    chunk = max((reads[1] - reads[0]) / (chunks[1] - chunks[0]) + streamed - held, streamed)
     encoder = Encoder(loaded, max_document_tokens=document_tokens)
     passages = invented_passages(encoder, loaded, encoded, seed=0)
     lengths = encoder.encode(passages).tokens_per_passage
     encoding = in_turns({"": lambda: encoder.encode(passages)}, device, 3)[""]
-    scan = _scanning(loaded, key_format, len(prompt.ids), chunks[1], repeats)
-    per_chunk = (reads[1] - reads[0]) / (chunks[1] - chunks[0]) + scan[1] - scan[0]
     return Rates(
-        chunk=per_chunk,
-        read=max(0.0, reads[0] - chunks[0] * per_chunk),
+        chunk=chunk,
+        read=max(0.0, reads[0] - chunks[0] * chunk),
         question=statistics.median(passes),
         token=statistics.median(encoding) / sum(lengths),
     )
@@ -114,30 +122,19 @@ def _prompt(loaded: LoadedModel, tokens: int) -> Prompt:
 
 
 def _scanning(
-    loaded: LoadedModel, key_format: KeyFormat, tokens: int, few: int, repeats: int
-) -> tuple[float, float]:
-    """Seconds a chunk of a scan of few chunks, which caches may hold, and of many."""
-    config, device = loaded.config, loaded.device
-    width = (config.num_key_value_heads or config.num_attention_heads) * config.head_dim
-    block = BLOCK_BYTES.get(device.type, LARGE_BLOCK_BYTES) // key_bytes(width, key_format)
-    drawn = quantize_keys(normalize(torch.randn(min(_DRAWN, block), width), dim=1), key_format)
+    loaded: LoadedModel, key_format: KeyFormat, tokens: int, counts: Sequence[int], repeats: int
+) -> list[float]:
+    """Seconds of a scan of so many chunks, for each count."""
+    width, device = kv_width(loaded.config), loaded.device
+    drawn = quantize_keys(normalize(torch.randn(min(_DRAWN, max(counts)), width), dim=1), key_format)
     q = normalize(torch.randn(1, tokens, width, device=device), dim=2)
     mask = torch.ones(1, tokens, dtype=torch.bool, device=device)
 
-    def scanning(count: int, copies: int) -> Callable[[], None]:
-        keys = [_repeated(drawn, count).to(device) for _ in range(copies)]
-        owners = torch.arange(count, device=device) // 8
+    def scanning(count: int) -> Callable[[], object]:
+        keys = drawn.select(torch.arange(count) % len(drawn)).to(device)
+        owners = torch.arange(count, device=device) // _DOCUMENT_CHUNKS
+        documents = -(-count // _DOCUMENT_CHUNKS)
+        return lambda: scan_documents(q, keys, owners, mask, num_documents=documents)
 
-        def scan() -> None:
-            for each in keys:
-                scan_documents(q, each, owners, mask, num_documents=-(-count // 8))
-
-        return scan
-
-    times = in_turns({"few": scanning(few, 1), "many": scanning(block, _BLOCKS)}, device, repeats)
-    return statistics.median(times["few"]) / few, statistics.median(times["many"]) / (block * _BLOCKS)
-
-
-def _repeated(keys: ScanKeys, count: int) -> ScanKeys:
-    rows = torch.arange(count) % len(keys)
-    return keys.select(rows)
+    times = in_turns({str(place): scanning(count) for place, count in enumerate(counts)}, device, repeats)
+    return [statistics.median(each) for each in times.values()]

@@ -234,7 +234,7 @@ def memory_of(config: MemSparseConfig, tokens: int, *, document_tokens: float) -
         documents=documents,
         chunks=math.ceil(tokens / size + documents * (size - 1) / (2 * size)),
         layers=layers,
-        width=_kv_width(config),
+        width=kv_width(config),
     )
 
 
@@ -248,7 +248,7 @@ def weight_bytes(config: MemSparseConfig) -> int:
 
 def activation_bytes(config: MemSparseConfig, question_tokens: int = QUESTION_TOKENS) -> int:
     """What a pass takes at its widest: a batch of documents, or a scan, whichever is more."""
-    heads, kv = config.num_attention_heads * config.head_dim, _kv_width(config)
+    heads, kv = config.num_attention_heads * config.head_dim, kv_width(config)
     widest = 3 * config.hidden_size + max(3 * config.intermediate_size, 2 * heads + 4 * kv)
     return max(EngineConfig().batch_tokens * widest * CONTENT, 4 * question_tokens * TILE)
 
@@ -371,5 +371,6 @@ def _device_bytes(hardware: Hardware) -> int:
     return hardware.accelerator_bytes if hardware.accelerators else hardware.host_bytes
 
 
-def _kv_width(config: MemSparseConfig) -> int:
+def kv_width(config: MemSparseConfig) -> int:
+    """Of a routing key, and of K and of V: W."""
     return (config.num_key_value_heads or config.num_attention_heads) * config.head_dim

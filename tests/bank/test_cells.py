@@ -11,6 +11,7 @@ from torch import Tensor
 from memsparse.bank import Bank, TierConfig, cells, probing, reader
 from memsparse.bank.cells import CellFiles, group_segments
 from memsparse.bank.segments import SegmentRecord
+from memsparse.errors import BankError
 from memsparse.ops import cells as ops_cells
 from tests.bank.builders import FINGERPRINT, add, all_tokens, flip_byte, queries
 
@@ -266,3 +267,19 @@ def test_an_index_is_made_ahead_with_progress(tmp_path: Path) -> None:
         assert told == [(total, total)]
     with Bank.create(tmp_path / "empty", FINGERPRINT) as bank:
         assert bank.make_index() == 0
+
+
+def test_an_index_that_cannot_be_kept_is_made_once_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cells, "save_file", full)
+    with Bank.create(tmp_path / "bank", FINGERPRINT) as bank:
+        add(bank, [3] * 20)
+        told: list[int] = []
+        with pytest.raises(BankError, match="cannot be written"):
+            bank.make_index(lambda done, total: told.append(done))
+        assert told[-1] == 60 * len(FINGERPRINT.memory_layers) == max(told)
+        assert ask(bank) is not None

@@ -12,7 +12,7 @@ def loaded():
 
 @pytest.mark.parametrize("key_format", ["bf16", "int8", "binary"])
 def test_every_rate_is_measured(loaded, key_format):
-    rates = rehearse(loaded, key_format, banks=(2000, 8000), encoded=500, repeats=3)
+    rates = rehearse(loaded, key_format, documents=(80, 200), encoded=500, repeats=3)
     assert rates.question > 0
     assert rates.token > 0
     assert rates.read >= 0
@@ -29,8 +29,13 @@ def test_a_question_is_of_the_length_asked_for(loaded):
 
 def test_what_caches_do_not_hold_is_added(loaded, monkeypatch):
     """A chunk's time is that of a large bank, though the banks asked are small."""
-    settings = {"banks": (2000, 8000), "encoded": 500, "repeats": 3}
-    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: (1e-6, 1e-6))
+    settings = {"documents": (80, 200), "encoded": 500, "repeats": 3}
+    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [1e-3, 1e-3, 0.0])
     small = rehearse(loaded, "bf16", **settings)
-    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: (1e-6, 2e-3))
+    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [1e-3, 1e-3, 1e6])
     assert rehearse(loaded, "bf16", **settings).chunk > small.chunk + 1e-3
+
+
+def test_a_chunk_never_takes_less_than_its_scan(loaded, monkeypatch):
+    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [0.0, 1e3, 1e6])  # what is subtracted is more
+    assert rehearse(loaded, "bf16", documents=(80, 200), encoded=500, repeats=2).chunk > 0

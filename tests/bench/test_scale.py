@@ -27,7 +27,7 @@ def loaded():
 
 @pytest.fixture(autouse=True)
 def _short_rehearsal(monkeypatch):
-    short = partial(rehearsal.rehearse, banks=(2000, 8000), encoded=500, repeats=2)
+    short = partial(rehearsal.rehearse, documents=(80, 200), encoded=500, repeats=2)
     monkeypatch.setattr(scale, "rehearse", short)
 
 
