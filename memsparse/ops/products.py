@@ -1,9 +1,9 @@
 """Inner products of a tile of keys with the routing queries, in this machine's fastest arithmetic.
 
 The keys are the rows that stream by, the queries the small matrix that stays: (M, W) x (R, W) -> (M, R).
-Which arithmetic is fastest, and whether by our own kernel or by torch, is found by trying each once on small
-tensors; one that is not as exact as a bound claims (some processors without integer dot products saturate
-sums) is not used.
+Our own kernel multiplies what it takes, torch the rest. Which arithmetic is fastest is found by trying each
+once on small tensors; one that is not as exact as a bound claims (some processors without integer dot
+products saturate sums) is not used.
 
 M chunks of a tile, B requests, R routing tokens of all requests, W routing width.
 """
@@ -47,8 +47,8 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
 }
 _LARGEST = 127
 """Of int8."""
-_TRIAL = (2048, 1024, 32)
-"""Chunks, width and tokens of a trial: more keys than the nearest caches hold, as in a scan."""
+_TRIAL = (192, 1024, 32)
+"""Chunks, width and tokens of a trial."""
 _ROUNDS = 12
 _PRODUCTS = 2**20
 """Inner products torch computes at a time, about."""
@@ -125,14 +125,14 @@ class BestProducts:
 
         Args:
             tokens: how many each request has, in order; at least 1.
-            by_kernel: multiply by our own kernel, which must take them. None: if it is the faster way.
+            by_kernel: multiply by our own kernel, which must take them. None: if it takes them, and is sound.
         """
         self.queries = queries
         self.tokens = list(tokens)
         self._even = len(set(self.tokens)) == 1
         self._room = Room()
         if by_kernel is None:
-            by_kernel = queries.values.device.type == "cpu" and kernel_is_faster(
+            by_kernel = queries.values.device.type == "cpu" and kernel_multiplies(
                 queries.arithmetic, queries.values.shape[1]
             )
         self._vectors = native.lay_out(queries.values, self.tokens) if by_kernel else None
@@ -160,8 +160,8 @@ class BestProducts:
         return best_MB
 
 
-def kernel_is_faster(arithmetic: Arithmetic, width: int) -> bool:
-    """Whether our own kernel takes such queries on this processor, and is faster than torch's product."""
+def kernel_multiplies(arithmetic: Arithmetic, width: int) -> bool:
+    """Whether our own kernel takes such queries on this processor, and is sound."""
     return _kernel_takes(arithmetic, width) and _fastest_way((arithmetic,), width)[1]
 
 
@@ -219,8 +219,12 @@ def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmeti
 def _fastest(
     choices: tuple[Arithmetic, ...], taken: tuple[Arithmetic, ...], threads: int
 ) -> tuple[Arithmetic, bool]:
-    """Try each by torch, and those taken by our kernel; `threads` is part of what is remembered, because it
-    decides too."""
+    """Try each, by our kernel if it takes it and is sound, else by torch; `threads` is part of what is
+    remembered, because it decides too.
+
+    The kernel and torch's product are not timed against each other: what is small enough to try fits the
+    caches and one thread, and there torch wins what it loses on keys that stream.
+    """
     chunks, width, tokens = _TRIAL
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (chunks, width), generator=generator, dtype=torch.int8)
@@ -238,13 +242,16 @@ def _fastest(
     trials: dict[tuple[Arithmetic, bool], BestProducts] = {}
     for name in choices:
         queries = round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name)
-        for by_kernel in (False, True)[: 1 + (name in taken)]:
+        for by_kernel in (True, False)[name not in taken :]:
             if _is_sound(keys, queries, by_kernel=by_kernel):
                 trials[name, by_kernel] = BestProducts(queries, [tokens], by_kernel=by_kernel)
+                break
     if not trials:
         raise ConfigError(f"no matrix product of {' or '.join(choices)} works here; check the torch build")
     took = dict.fromkeys(trials, float("inf"))
-    for _ in range(_ROUNDS):  # in turns, so that whatever else the machine does slows all of them
+    for _ in range(
+        _ROUNDS if len(trials) > 1 else 0
+    ):  # in turns, so that whatever else the machine does slows all of them
         for way, products in trials.items():
             began = time.perf_counter()
             products.of(keys)

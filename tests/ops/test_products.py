@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -158,26 +156,11 @@ def test_best_products_are_the_best_of_all_products(
     assert ((found - wanted).abs() <= allowed).all()
 
 
-@pytest.mark.parametrize(("kernel", "torchs"), [(1, 2), (2, 1)])
-def test_the_kernel_is_taken_where_it_is_faster(
-    kernel: int, torchs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not native.can_multiply(torch.float32, 1024):
-        pytest.skip("no kernel here")
-    clock = iter(range(10**6))
-
-    def slowed(multiply: Callable[..., Tensor], ticks: int) -> Callable[..., Tensor]:
-        def slower(*arguments: object) -> Tensor:
-            for _ in range(ticks):
-                next(clock)
-            return multiply(*arguments)
-
-        return slower
-
-    monkeypatch.setattr(native, "best_products", slowed(native.best_products, kernel))
-    monkeypatch.setattr(products, "tile_products", slowed(products.tile_products, torchs))
-    monkeypatch.setattr(products.time, "perf_counter", lambda: next(clock))
-    assert products.kernel_is_faster("float32", 1024) == (kernel < torchs)
+def test_the_kernel_multiplies_what_it_takes() -> None:
+    for arithmetic in ("int8", "bf16", "float32"):
+        for width in (66, 1024):
+            taken = native.can_multiply(products._DTYPES[arithmetic], width)
+            assert products.kernel_multiplies(arithmetic, width) == taken
 
 
 def test_a_kernel_that_is_wrong_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +168,7 @@ def test_a_kernel_that_is_wrong_is_passed_over(monkeypatch: pytest.MonkeyPatch) 
         pytest.skip("no kernel here")
     multiply = native.best_products
     monkeypatch.setattr(native, "best_products", lambda *arguments: multiply(*arguments) * 1.01)
-    assert not products.kernel_is_faster("bf16", 1024)
+    assert not products.kernel_multiplies("bf16", 1024)
 
 
 def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +184,9 @@ def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: py
     assert not native.can_multiply(torch.int8, 66)
     assert fastest_arithmetic("int8", 66, CPU) != "int8"
     assert fastest_arithmetic("int8", 1024, CPU) in EXACT["int8"]
-    assert products.kernel_is_faster("int8", 1024)
+    assert products.kernel_multiplies("int8", 1024)
 
 
 def test_without_a_kernel_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "can_multiply", lambda *_: False)
-    assert not any(products.kernel_is_faster(a, 1024) for a in ("int8", "bf16", "float32"))
+    assert not any(products.kernel_multiplies(a, 1024) for a in ("int8", "bf16", "float32"))

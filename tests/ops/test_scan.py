@@ -295,6 +295,6 @@ def _multiplier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(native, "can_multiply", lambda *_: False)
         monkeypatch.setattr(native, "is_built", lambda: False)
     elif native.can_multiply(torch.float32, 8):
-        monkeypatch.setattr(products, "kernel_is_faster", products._kernel_takes)
+        monkeypatch.setattr(products, "kernel_multiplies", products._kernel_takes)
     else:
         pytest.skip("no kernel here")
