@@ -4,15 +4,13 @@ A small bank of random latents is asked and documents are encoded, all by the co
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch.nn.functional import normalize
 
 from memsparse.bank import BankReader
-from memsparse.bank.keys import BLOCK_BYTES, LARGE_BLOCK_BYTES
 from memsparse.bank.tiers import TierConfig
 from memsparse.bench.encode import invented_passages
 from memsparse.bench.latents import Layout, grow_bank, segments_for
@@ -22,19 +20,16 @@ from memsparse.engine.encoder import Encoder
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.plan import QUESTION_TOKENS, Rates, kv_width
-from memsparse.ops.quantization import KeyFormat, key_bytes, quantize_keys
-from memsparse.ops.scan import scan_documents
+from memsparse.ops.quantization import KeyFormat
 from memsparse.text import Prompt
 
-DOCUMENTS = (512, 8192)
-"""Of the banks that are asked: both are scanned."""
+DOCUMENTS = (512, 32_768)
+"""Of the banks that are asked. Both are scanned, and the keys of the larger one are more than caches hold."""
 _DOCUMENT_CHUNKS = 8
-_BANK_BYTES = 2**28
+_BANK_BYTES = 2**29
 """Of the larger bank, about, at most."""
 ENCODED = 16_384
 """Tokens of documents that are encoded."""
-_DRAWN = 2**14
-"""Keys that are drawn; more are copies of them."""
 
 
 @torch.inference_mode()
@@ -77,11 +72,8 @@ def rehearse(
                 chunks.append(sum(count for *_, count in bank.layout(version=version).rows))
                 reads.append(read / layers)
                 passes.append(own)
-    # A chunk of a bank that caches hold, and what it takes more of one that they do not.
-    block = BLOCK_BYTES.get(device.type, LARGE_BLOCK_BYTES) // key_bytes(width, key_format)
-    scans = _scanning(loaded, key_format, len(prompt.ids), [*chunks, 2 * block], repeats)
-    held, streamed = (scans[1] - scans[0]) / (chunks[1] - chunks[0]), scans[2] / (2 * block)
-    chunk = max((reads[1] - reads[0]) / (chunks[1] - chunks[0]) + streamed - held, streamed)
+    slope = (reads[1] - reads[0]) / (chunks[1] - chunks[0])
+    chunk = slope if slope > 0 else reads[1] / chunks[1]
     encoder = Encoder(loaded, max_document_tokens=document_tokens)
     passages = invented_passages(encoder, loaded, encoded, seed=0)
     lengths = encoder.encode(passages).tokens_per_passage
@@ -119,22 +111,3 @@ def _prompt(loaded: LoadedModel, tokens: int) -> Prompt:
         words.append(("expedition", "paid", "first", "northern")[len(words) % 4])
     ids, roles = loaded.prompts.question(" ".join(words))
     return Prompt(ids=ids, roles=roles, first_position=loaded.config.position_offset)
-
-
-def _scanning(
-    loaded: LoadedModel, key_format: KeyFormat, tokens: int, counts: Sequence[int], repeats: int
-) -> list[float]:
-    """Seconds of a scan of so many chunks, for each count."""
-    width, device = kv_width(loaded.config), loaded.device
-    drawn = quantize_keys(normalize(torch.randn(min(_DRAWN, max(counts)), width), dim=1), key_format)
-    q = normalize(torch.randn(1, tokens, width, device=device), dim=2)
-    mask = torch.ones(1, tokens, dtype=torch.bool, device=device)
-
-    def scanning(count: int) -> Callable[[], object]:
-        keys = drawn.select(torch.arange(count) % len(drawn)).to(device)
-        owners = torch.arange(count, device=device) // _DOCUMENT_CHUNKS
-        documents = -(-count // _DOCUMENT_CHUNKS)
-        return lambda: scan_documents(q, keys, owners, mask, num_documents=documents)
-
-    times = in_turns({str(place): scanning(count) for place, count in enumerate(counts)}, device, repeats)
-    return [statistics.median(each) for each in times.values()]

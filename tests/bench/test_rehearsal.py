@@ -27,15 +27,19 @@ def test_a_question_is_of_the_length_asked_for(loaded):
         assert len(prompt.roles) == len(prompt.ids)
 
 
-def test_what_caches_do_not_hold_is_added(loaded, monkeypatch):
-    """A chunk's time is that of a large bank, though the banks asked are small."""
-    settings = {"documents": (80, 200), "encoded": 500, "repeats": 3}
-    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [1e-3, 1e-3, 0.0])
-    small = rehearse(loaded, "bf16", **settings)
-    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [1e-3, 1e-3, 1e6])
-    assert rehearse(loaded, "bf16", **settings).chunk > small.chunk + 1e-3
+def test_rates_are_a_line_through_two_banks(loaded, monkeypatch):
+    reads = iter([(0.040, 0.5), (0.060, 0.7)])
+    monkeypatch.setattr(rehearsal, "_asked", lambda *_: next(reads))
+    rates = rehearse(loaded, "bf16", documents=(80, 200), encoded=500)
+    layers = len(loaded.config.memory_layers)
+    assert rates.question == pytest.approx(0.6)
+    assert layers * (640 * rates.chunk + rates.read) == pytest.approx(0.040)
+    assert layers * (1920 * rates.chunk + rates.read) == pytest.approx(0.060)  # three segments of 640
 
 
-def test_a_chunk_never_takes_less_than_its_scan(loaded, monkeypatch):
-    monkeypatch.setattr(rehearsal, "_scanning", lambda *_: [0.0, 1e3, 1e6])  # what is subtracted is more
-    assert rehearse(loaded, "bf16", documents=(80, 200), encoded=500, repeats=2).chunk > 0
+def test_noise_does_not_make_a_chunk_free(loaded, monkeypatch):
+    reads = iter([(0.050, 0.5), (0.010, 0.5)])
+    monkeypatch.setattr(rehearsal, "_asked", lambda *_: next(reads))
+    rates = rehearse(loaded, "bf16", documents=(80, 200), encoded=500)
+    assert rates.chunk > 0
+    assert rates.read >= 0
