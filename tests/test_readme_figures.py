@@ -5,13 +5,16 @@ import importlib.machinery
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from memsparse.bench import scale
 from memsparse.bench.decode import measure_decode
 from memsparse.bench.encode import measure_encode
 from memsparse.bench.routing import measure_routing
@@ -212,8 +215,11 @@ def test_the_script_runs_on_its_own(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path):
+def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
+    monkeypatch.setattr(
+        scale, "rehearse", partial(scale.rehearse, documents=(80, 200), encoded=500, repeats=1)
+    )
     loaded, options = tiny_model(), {"seconds": 0.01}
     cpu = torch.device("cpu")
     measured = {
@@ -222,10 +228,13 @@ def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path):
             loaded, documents=4, questions=1, together=(1, 2), max_new_tokens=2, **options
         ),
         "routing": measure_routing(loaded.config, [40], cpu, repeats=1, questions=0, **options),
-        "scale": measure_scale(loaded, [2000, 4000], repeats=1, with_peer=False, seconds_each=0.01),
+        "scale-100m": measure_scale(
+            loaded, [2000, 4000, 8000], repeats=1, with_peer=False, seconds_each=0.01
+        ),
     }
     for name, result in measured.items():
         (tmp_path / f"bench-{name}.json").write_text(json.dumps(result), "utf-8")
+    shutil.copy(ROOT / "benchmarks" / "results" / "index-100m.json", tmp_path)
     made = readme_figures.table(readme_figures.BENCH, tmp_path)
     assert "tokens/s" in made
     assert "one at a time and 2 at once" in made
