@@ -197,7 +197,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def timeless(answer: Answer) -> Answer:
-    usage = replace(answer.usage, seconds=0.0, route_seconds=0.0)
+    usage = replace(answer.usage, seconds=0.0, route_seconds=0.0, answer_seconds=0.0)
     return replace(answer, usage=usage, rounds=tuple(replace(each, seconds=0.0) for each in answer.rounds))
 
 

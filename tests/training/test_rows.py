@@ -90,7 +90,7 @@ def test_a_bad_question_is_one_line_with_file_and_line(tmp_path, row, complaint)
 def test_damaged_files_name_their_place(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_bytes(json.dumps(passage()).encode() + b'\n{"id": "q", "text": "caf\xe9"}\n')
-    with pytest.raises(DocumentError, match=r"c.jsonl, line 2: .*utf-8"):
+    with pytest.raises(DocumentError, match=r"c.jsonl, line 2: .*UTF-8"):
         list(passage_rows(path))
     path = tmp_path / "c.jsonl.gz"
     packed = gzip.compress("".join(json.dumps(passage(id=str(i))) + "\n" for i in range(999)).encode())
