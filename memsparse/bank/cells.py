@@ -13,8 +13,6 @@ C chunks, W = G*D routing width, L cells.
 """
 
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +20,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.keys import KeyBlock
-from memsparse.bank.scan_files import checksum
-from memsparse.bank.segments import FOLDER, SegmentFiles, SegmentRecord, flush
+from memsparse.bank.scan_files import checksum, put_side_file
+from memsparse.bank.segments import FOLDER, SegmentFiles, SegmentRecord
 from memsparse.ops.cells import LARGEST_SAMPLE, SAMPLE, assign_cells, cell_count, padded_reach, train_centres
 
 VERSION = "1"
@@ -197,16 +194,10 @@ class CellFiles:
             parts = cells.tensors()
             tensors |= {f"layer_{layer}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
             about[f"crc32.{layer}"] = checksum(*parts)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            save_file(tensors, aside, metadata=about)
-            flush(aside)
-            os.rename(aside, path)
+        self.writes = put_side_file(path, tensors, about)
+        if self.writes:
             for record in group.segments[1:]:  # of groups that this one has taken in
                 self._path(record).unlink(missing_ok=True)
-        except (OSError, SafetensorError):
-            self.writes = False
-            aside.unlink(missing_ok=True)
 
     def _make(self, group: KeyBlock, layer: int, on_chunks: OnChunks) -> Cells:
         """k-means on a sample, then every key into its cell, segment by segment."""

@@ -110,14 +110,20 @@ class ScanFiles:
             parts = (keys.codes, keys.scales, keys.errors, keys.norms)
             tensors |= {f"layer_{layer}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
             about[f"crc32.{layer}"] = checksum(*parts)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            save_file(tensors, aside, metadata=about)
-            flush(aside)
-            os.rename(aside, path)
-        except (OSError, SafetensorError):
-            self.writes = False
-            aside.unlink(missing_ok=True)
+        self.writes = put_side_file(path, tensors, about)
+
+
+def put_side_file(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> bool:
+    """Put tensors into a file that is there as a whole or not at all; False where the disk refuses it."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        save_file(tensors, aside, metadata=about)
+        flush(aside)
+        os.rename(aside, path)
+    except (OSError, SafetensorError):
+        aside.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def checksum(*tensors: Tensor) -> str:

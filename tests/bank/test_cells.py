@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memsparse.bank import Bank, TierConfig, cells, probing, reader
+from memsparse.bank import Bank, TierConfig, cells, probing, reader, scan_files
 from memsparse.bank.cells import CellFiles, group_segments
 from memsparse.bank.segments import SegmentRecord
 from memsparse.errors import BankError
@@ -209,7 +209,7 @@ def test_a_disk_that_refuses_is_asked_once(path: Path, monkeypatch: pytest.Monke
 
     for name in side_files(path):
         (path / "segments" / name).unlink()
-    monkeypatch.setattr(cells, "flush", full)
+    monkeypatch.setattr(scan_files, "flush", full)
     with Bank.open(path) as bank:
         assert ask(bank) == ask(bank, TierConfig())
     assert len(asked) == 1
@@ -275,7 +275,7 @@ def test_an_index_that_cannot_be_kept_is_made_once_and_told(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cells, "save_file", full)
+    monkeypatch.setattr(scan_files, "save_file", full)
     with Bank.create(tmp_path / "bank", FINGERPRINT) as bank:
         add(bank, [3] * 20)
         told: list[int] = []
