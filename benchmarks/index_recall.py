@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from memsparse.bank import BankReader, TierConfig, probing
+from memsparse.bench.probe import ProbedReader
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.model_runner import ModelRunner
 from memsparse.errors import EngineError
@@ -35,32 +36,17 @@ Asked = tuple[int, Tensor, Tensor]
 """Layer, routing queries (1, T, W) and their mask."""
 
 
-class Heard:
-    """A reader that remembers what it was asked."""
-
-    def __init__(self, reader: BankReader) -> None:
-        self.asked: list[Asked] = []
-        self._reader = reader
-
-    @property
-    def numbers(self) -> Tensor:
-        """As `BankReader.numbers`."""
-        return self._reader.numbers
-
-    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
-        """As `BankReader.read`."""
-        self.asked.append((layer_idx, routing_q.clone(), query_mask.clone()))
-        return self._reader.read(layer_idx, routing_q, query_mask)
-
-
 def hear(engine: MemoryEngine, reader: BankReader, questions: Sequence[str]) -> list[Asked]:
     """What the memory layers ask a reader for questions, layer by layer."""
-    heard, runner, prompts = Heard(reader), ModelRunner(engine.model), engine.model.prompts
+    asked: list[Asked] = []
+    runner, prompts = ModelRunner(engine.model), engine.model.prompts
     for question in questions:
         ids, roles = prompts.question(question)
         first = len(prompts.head()) + reader.top_k
-        runner.prefill(Prompt(ids=ids, roles=roles, first_position=first), heard)
-    return heard.asked
+        probed = ProbedReader(reader)
+        runner.prefill(Prompt(ids=ids, roles=roles, first_position=first), probed)
+        asked += [(layer, *queries) for layer, queries in probed.asked.items()]
+    return asked
 
 
 def timed(reader: BankReader, asked: Asked) -> tuple[MemoryKV, float]:

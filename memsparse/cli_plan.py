@@ -67,10 +67,9 @@ def plan(
         other = "--gpu" if shape is None else "--shape"
         raise ConfigError(f"--rehearse tries a model on this machine; leave it out, or {other}")
     hardware = read_hardware(gpu, host)
-    if rehearse is None and is_here and weight_bytes(config) <= _REHEARSED:
-        rates = tried(model, hardware, document_tokens, must=False) if _is_at_hand(model) else None
-    else:
-        rates = tried(model, hardware, document_tokens) if rehearse else None
+    by_itself = is_here and _is_at_hand(model) and weight_bytes(config) <= _REHEARSED
+    tries = by_itself if rehearse is None else rehearse
+    rates = tried(model, hardware, document_tokens, must=bool(rehearse)) if tries else None
     found = plan_memory(
         config,
         hardware,
@@ -87,7 +86,7 @@ def plan(
 
 
 def tried(
-    model: str | None, hardware: "Hardware", document_tokens: int | None, *, must: bool = True
+    model: str | None, hardware: "Hardware", document_tokens: int | None, *, must: bool
 ) -> "Callable[[Format], Rates] | None":
     """What tells how long the model takes on this machine; None where it cannot be loaded, and need not be.
 

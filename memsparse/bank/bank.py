@@ -304,8 +304,7 @@ class Bank:
         """
         if self._catalog.read_only:
             raise BankError(f"{self.path} can only be read here; make the index where it may be written")
-        cells = self._shared_tiers(TierConfig(index="cells")).cells
-        assert cells is not None
+        cells = CellFiles(self._files.folder, self._files, self.fingerprint, writes=True)
         groups = [each for each in cells.groups(self._catalog.segments()) if is_worth_an_index(each.chunks)]
         layers = self.fingerprint.memory_layers
         chunks = sum(group.chunks for group in groups)

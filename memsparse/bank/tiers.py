@@ -46,7 +46,7 @@ class TierConfig:
     routing_keys: KeyFormat | Literal["auto"] = "auto"
     """Format of the keys that are scanned. auto: as stored if they fit `device_bytes`, else int8, else int4,
     else binary; as stored, from the disk, where nothing fits. Processors that multiply integers take int8
-    first, for banks that are not small: they scan it twice as fast."""
+    first, for banks that are not small: they scan it faster."""
     device_bytes: int | None = None
     """Bytes for routing keys on the device that scans; 0: none, they are read from the disk for every scan.
     None: half of what is free when the first question is asked (on an accelerator, seven tenths)."""
@@ -252,7 +252,7 @@ class Tiers:
             hot = self.content.devices.pop(device, None)
             held = sum(tier.held for (where, _), tier in self._keys.items() if where == scanning)
             budget = self._budgets.get(scanning)
-            held_any = budget is not None and budget.total > 0
+            had_room = budget is not None and budget.total > 0
             if budget is not None:
                 budget.total = 0
             for (where, _), tier in self._keys.items():
@@ -260,7 +260,7 @@ class Tiers:
                     tier.release()
             if hot is not None:
                 hot.clear()
-            if held_any:
+            if had_room:
                 said = f"{scanning} is out of memory: routing keys ({held:,} bytes) are read block by block"
             else:
                 self._scans_on[device] = torch.device("cpu")

@@ -85,9 +85,9 @@ def scan_documents(
         tile = tile or max(_BOUNDS // len(asking), 1)
         part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
         in_c = keys.device.type == "cpu" and native.is_built()
+        raise_bounds = native.raise_bounds if in_c else _raise_bounds
         for start in range(0, len(keys), tile):
             here = keys.narrow(start, min(tile, len(keys) - start))
-            raise_bounds = native.raise_bounds if in_c else _raise_bounds
             owners = doc_of_chunk[start : start + tile].contiguous()
             raise_bounds(products.of(here), here, owners, *factors, products.rounded_sum, part)
         if part is not bounds:
