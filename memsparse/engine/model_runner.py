@@ -271,7 +271,7 @@ class ModelRunner:
         first = loaded.config.position_offset
         self._lead = Prefix(ids=[], first_position=first, hidden=self._nothing, keys=self._head[:local])
         asked = [loaded.prompts.question(text)[0] for text in "a1"]
-        if lead := asked[0][: _common(*asked)]:
+        if lead := asked[0][: common_start(*asked)]:
             self._lead = self.begin(Prompt(ids=lead, roles=[RESPONSE] * len(lead), first_position=first))
 
     def prefill(self, prompt: Prompt, reader: MemoryReader) -> Session:
@@ -332,7 +332,7 @@ class ModelRunner:
         best, known = self._lead, 0
         for prefix in (after, self._lead):
             if prefix is not None and prefix.first_position == prompt.first_position:
-                common = min(_common(prefix.ids, prompt.ids), len(prompt.ids) - 1)
+                common = min(common_start(prefix.ids, prompt.ids), len(prompt.ids) - 1)
                 if common > known:
                     best, known = prefix, common
         return best, known
@@ -431,7 +431,7 @@ class ModelRunner:
         return [cache.kept(layer) for layer in layers]
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many ids two sequences start with alike."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -7,6 +7,7 @@ are open in the combinations into which the tokenizer itself splits what was rea
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 
 from memsparse.engine.extractive import squeeze, squeezed_text
@@ -74,6 +75,12 @@ class Quote:
             self._pending = ()
             self._written += letters
             self._go_on(self._places[letters])
+
+    def after(self, token_id: int) -> "Quote":
+        """What `feed` would make of this one, which stays as it is."""
+        other = copy(self)
+        other.feed(token_id)
+        return other
 
     def _go_on(self, places: Sequence[int]) -> None:
         """Go on from all places where the quote may stand now."""

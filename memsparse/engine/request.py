@@ -9,6 +9,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
 from memsparse.engine.model_runner import Extend, Need, NumberedReader, Prefill, Prefix, Session, sample
+from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
@@ -98,8 +99,8 @@ class Request:
         session = yield from self._call(after=None)
         told = ""
         while True:
-            refuses = yield from self._refuses(session)
-            token, action = (None, Done()) if refuses else self._step(session)
+            written = yield from self._write_whole(session)
+            token, action = (None, Done()) if written else self._step(session)
             if isinstance(action, Done):
                 further = self._read_on(session)
                 if not isinstance(further, NewCall):
@@ -112,9 +113,9 @@ class Request:
             ids = [] if token is None else [token]
             if isinstance(action, Append):
                 self._end_round()
-                written = [*action.ids, *self._begin_quote()]
-                self._prompt_tokens += len(written)
-                ids += written
+                given = [*action.ids, *self._begin_quote()]
+                self._prompt_tokens += len(given)
+                ids += given
             safe = self._safe_to_tell()
             if len(safe) > len(told):
                 tell(safe[len(told) :])
@@ -184,33 +185,57 @@ class Request:
             self._machine.feed(token)
         return lead
 
-    def _refuses(self, session: Session) -> Generator[Need, Session, bool]:
-        """Whether the answer that is to begin is the sentence for none, which is then written, not a quote.
+    def _write_whole(self, session: Session) -> Generator[Need, Session, bool]:
+        """Write the answer that is to begin in one go, the sentence for none or the likeliest quote.
 
-        The model is followed into the sentence for as long as it may still be probable enough, and taken back
-        where it is not.
+        Returns: whether it did; an answer that is not to be a quote, or is sampled, comes token by token.
         """
         if not self._leads:
             return False
         self._leads = False
+        refuses = yield from self._refuses(session)
+        if refuses:
+            self._write(refuses)
+            return True
+        texts = [self._body(self._read[number]) for number in self._machine.cited]
+        quote = self._quote = Quote(self._prompts, texts, vocab_size=self._model.vocab_size)
+        if self._config.temperature or not self._config.quote_passes:
+            return False
+        ids = yield from likeliest_quote(
+            session,
+            quote,
+            self._prompts.stop_ids,
+            passes=self._config.quote_passes,
+            max_tokens=self._config.max_new_tokens,
+        )
+        for id_ in ids:
+            quote.feed(id_)
+        self._write(ids)
+        self._completion_tokens += len(ids) < self._config.max_new_tokens  # the stop behind a quote not cut
+        return True
+
+    def _write(self, ids: Sequence[int]) -> None:
+        self._completion_tokens += len(ids)
+        for id_ in ids:
+            self._answer_ids.append(id_)
+            self._machine.feed(id_)
+
+    def _refuses(self, session: Session) -> Generator[Need, Session, Sequence[int]]:
+        """Ids of the sentence for none where it is probable enough to be the answer, else no ids.
+
+        The model is followed into the sentence for as long as it may still be probable enough, and taken back
+        where it is not.
+        """
         ids = self._prompts.encode_text(f" {self._model.absent_answer}") if self._model.absent_answer else []
         first, chance = session.logits, float(bool(ids))
         for place, id_ in enumerate(ids):
             chance *= float(session.logits.softmax(0)[id_])
             if chance <= self._config.refuse_above:
                 session.take_back(place, first)
-                break
+                return []
             if place + 1 < len(ids):
                 yield Extend(session=session, ids=[id_])
-        if chance > self._config.refuse_above:
-            self._completion_tokens += len(ids)
-            for id_ in ids:
-                self._answer_ids.append(id_)
-                self._machine.feed(id_)
-            return True
-        texts = [self._body(self._read[number]) for number in self._machine.cited]
-        self._quote = Quote(self._prompts, texts, vocab_size=self._model.vocab_size)
-        return False
+        return ids if chance > self._config.refuse_above else []
 
     def _route(self, session: Session) -> Action:
         """Router decoding: the best documents not read yet, unless the model would rather end retrieval."""

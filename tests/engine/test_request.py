@@ -180,7 +180,8 @@ def test_refusing_takes_a_sentence_that_is_probable_as_a_whole(
     likely = [sure**length > refuse_above for length in range(1, len(sentence) + 1)]
     scripts = ["", quoting("the documents do not say")]
     runner = ScriptedRunner(loaded.prompts, loaded.config.vocab_size, scripts, [FIRST], sure=sure)
-    answer, _, _ = run(loaded, [], [], model=QUOTES, runner=runner, read_on=0, refuse_above=refuse_above)
+    settings: dict[str, Any] = {"read_on": 0, "quote_passes": 0, "refuse_above": refuse_above}
+    answer, _, _ = run(loaded, [], [], model=QUOTES, runner=runner, **settings)
     assert answer.found != likely[-1]
     tried = sentence[: min(sum(likely), len(sentence) - 1)]
     assert runner.ran[1 : 1 + len(tried)] == [[id_] for id_ in tried]
@@ -236,12 +237,14 @@ def test_the_lead_is_written_for_a_model_that_quotes(loaded: LoadedModel) -> Non
     assert last.text == answer.text == "OLD harbour"
 
 
-def test_a_quote_cut_short_ends_where_it_last_was_whole(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("passes", [0, 1, 99])
+def test_a_quote_cut_short_ends_where_it_last_was_whole(loaded: LoadedModel, passes: int) -> None:
     ids = loaded.prompts.encode_text(" the old harbour")
     told = []
     for cut in range(1, len(ids) + 1):
         scripts = ["", quoting("the old harbour")]
-        answer, _, _ = run(loaded, scripts, [FIRST], model=QUOTES, max_new_tokens=cut)
+        settings = {"max_new_tokens": cut, "quote_passes": passes}
+        answer, _, _ = run(loaded, scripts, [FIRST], model=QUOTES, **settings)
         assert answer.usage.completion_tokens == cut
         told.append(answer.text)
     assert len(told) > 3
@@ -274,9 +277,11 @@ class RandomRunner(ScriptedRunner):
         session.logits = torch.randn(self.vocabulary, generator=self._generator) * 4
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("temperature", "passes"), [(0.0, 0), (0.0, 5), (0.0, 99), (1.0, 99)])
 @pytest.mark.parametrize("tokens", [3, 64])
-def test_whatever_a_model_predicts_it_quotes(loaded: LoadedModel, temperature: float, tokens: int) -> None:
+def test_whatever_a_model_predicts_it_quotes(
+    loaded: LoadedModel, temperature: float, passes: int, tokens: int
+) -> None:
     found = 0
     for seed in range(12):
         size = loaded.config.vocab_size
@@ -288,6 +293,7 @@ def test_whatever_a_model_predicts_it_quotes(loaded: LoadedModel, temperature: f
             model=QUOTES,
             runner=runner,
             temperature=temperature,
+            quote_passes=passes,
             max_new_tokens=tokens,
             seed=seed,
         )
