@@ -41,8 +41,8 @@ class EngineConfig:
     """Models that quote: the answer can be nothing but a quote of what was read, or the sentence for none.
     False: it is written freely, and counts as not found when it is no quote."""
     quote_passes: int = 32
-    """Quote decoding at temperature 0: passes of the model that may go into finding the likeliest quote. 0: take
-    the likeliest token at each step."""
+    """Quote decoding at temperature 0: passes of the model that may go into finding the likeliest quote. 0:
+    the likeliest token is taken at each step."""
     refuse_above: float = 0.35
     """Models that quote: how probable the whole sentence for none must be to be the answer. A quote is one of
     many, so the likeliest first token says little; 0: refuse always, 1: never."""

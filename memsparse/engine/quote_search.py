@@ -1,7 +1,7 @@
 """The likeliest quote: best-first search over everything an answer may quote.
 
 Taking the likeliest token at each step commits to the first word of a quote before its other words are seen;
-where several quotes begin alike or the first words are a close call, the whole that follows may be improbable.
+where several quotes begin alike or the first words are a close call, what follows may be improbable.
 Probabilities only fall as a quote grows, so the first whole quote taken from a queue ordered by them is the
 likeliest of all (best-first beam search, Meister and others 2020, arXiv 2007.03909, without a beam).
 """

@@ -94,7 +94,7 @@ def whole_quotes(model: Model, quote: Quote, most: int) -> Iterator[tuple[float,
 )
 def test_the_first_whole_quote_is_the_likeliest_of_all(texts: list[str], seed: int, most: int) -> None:
     quote, model = Quote(BUILDER, texts, vocab_size=SIZE), Model(seed)
-    every = dict((ids, score) for score, ids in whole_quotes(model, quote, most))
+    every = {ids: score for score, ids in whole_quotes(model, quote, most)}
     found = search(model, quote, max_tokens=most)
     assert every[found] == pytest.approx(max(every.values()))
     assert model.path == ()

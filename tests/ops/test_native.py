@@ -186,7 +186,7 @@ def test_torchs_defaults_do_not_matter(default: torch.dtype) -> None:
     assert torch.equal(found, wanted)
 
 
-def test_a_forked_process_has_threads_of_its_own() -> None:
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
     if not native.can_multiply(torch.float32, 64):
         pytest.skip("no kernel here")
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=300)

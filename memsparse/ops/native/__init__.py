@@ -9,7 +9,6 @@ M keys, N documents, W routing width, B requests, R routing tokens of all reques
 import ctypes
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 2
+VERSION = 3
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -30,8 +29,14 @@ WIDEST = 2**16
 _KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 _STEP = 4
 """Bytes of a token that lie together in a vector."""
-_PART = 2**24
-"""Multiply-adds of a thread's part, at least: handing it over takes some ten microseconds."""
+_SHARE = 2**24
+"""Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
+_BOUNDS = 2**12
+"""Chunks that a thread bounds at a time."""
+_ROWS = 12
+"""Keys that are multiplied together; threads take a multiple of them."""
+_PARTS = 16
+"""That the work of a thread is cut into, about, so that none waits long for another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,23 +109,29 @@ def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
         )
     best_MB = torch.full((len(keys), vectors.requests), float("-inf"), dtype=torch.float32, device="cpu")
     work = keys.numel() * len(vectors.request) * LANES
-    threads = torch.get_num_threads()
-    parts = max(1, min(4 * threads, work // _PART)) if threads > 1 else 1
-    size = max(1, -(-len(keys) // parts))
-    spans = [(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
-    if len(spans) == 1:
-        _raise(keys, vectors, best_MB, *spans[0])
-    else:
-        left = iter(spans)
-
-        def work_off() -> None:
-            for span in left:
-                _raise(keys, vectors, best_MB, *span)
-
-        others = [_pool(threads - 1, os.getpid()).submit(work_off) for _ in range(threads - 1)]
-        work_off()
-        for other in others:
-            other.result()
+    threads = max(1, min(torch.get_num_threads(), work // _SHARE))
+    library = _library()
+    assert library is not None
+    problem = library.memsparse_raise_best_products(
+        _KINDS[vectors.dtype],
+        keys.data_ptr(),
+        len(keys),
+        keys.shape[1] * keys.element_size(),
+        lanes.data_ptr(),
+        len(vectors.request),
+        vectors.request.data_ptr(),
+        vectors.requests,
+        best_MB.data_ptr(),
+        _work_at_once(),
+        threads,
+        _ROWS * -(-len(keys) // (_ROWS * _PARTS * threads)),
+    )
+    if problem:
+        raise (
+            MemoryError("a few rows of keys")
+            if problem == 2
+            else RuntimeError("no kernel for this processor")
+        )
     return best_MB
 
 
@@ -142,8 +153,7 @@ def raise_bounds(
         units_B, of_errors_B, of_norms_B: float32.
         bounds_2NB: float32, contiguous; lower ones first.
 
-    Raises: ShapeError if a tensor is not what it must be, or a document is out of range; the bounds of chunks
-        before it are raised.
+    Raises: ShapeError if a tensor is not what it must be, or a document is out of range.
     """
     library = _library()
     assert library is not None
@@ -172,6 +182,9 @@ def raise_bounds(
         *(factor.data_ptr() for factor in (units_B, of_errors_B, of_norms_B)),
         rounded_sum,
         *(bound.data_ptr() for bound in bounds_2NB),
+        _work_at_once(),
+        max(1, min(torch.get_num_threads(), chunks * requests // _BOUNDS)),
+        _BOUNDS,
     )
     if outside:
         raise ShapeError(f"a chunk's document is not among the {documents}; number them from 0")
@@ -181,28 +194,6 @@ def _is_readable(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> 
     """Whether C may take a tensor's memory for what it expects."""
     found = tensor.dtype, tuple(tensor.shape), tensor.device.type
     return found == (dtype, shape, "cpu") and tensor.is_contiguous()
-
-
-def _raise(keys: Tensor, vectors: Vectors, best: Tensor, start: int, end: int) -> None:
-    library = _library()
-    assert library is not None
-    problem = library.memsparse_raise_best_products(
-        _KINDS[vectors.dtype],
-        keys[start:end].data_ptr(),
-        end - start,
-        keys.shape[1] * keys.element_size(),
-        vectors.lanes.data_ptr(),
-        len(vectors.request),
-        vectors.request.data_ptr(),
-        vectors.requests,
-        best[start:end].data_ptr(),
-    )
-    if problem:
-        raise (
-            MemoryError("a few rows of keys")
-            if problem == 2
-            else RuntimeError("no kernel for this processor")
-        )
 
 
 @cache
@@ -221,17 +212,42 @@ def _library() -> ctypes.CDLL | None:
         *(pointer, long, long),
         *(pointer, long, pointer),
         *(long, pointer),
+        *(pointer, ctypes.c_int, long),
     ]
     library.memsparse_raise_bounds.argtypes = [
         *(pointer, long, long, long),
         *[pointer] * 7,
         ctypes.c_float,
         *(pointer, pointer),
+        *(pointer, ctypes.c_int, long),
     ]
     return library
 
 
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads for parts of a scan; those of a parent process are not here after a fork."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="memsparse-scan")
+def _openmp() -> int | None:
+    """Address of what has torch's own OpenMP threads work at once; None where torch has others.
+
+    Threads of our own would compete with torch's, which wait for their next work without going to sleep: on
+    two cores both of ours were put on one for milliseconds in every other scan.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
+
+
+def _work_at_once() -> int | None:
+    return None if _forked else _openmp()
+
+
+_forked = False
+"""Whether this is a forked process: OpenMP would wait for threads that only its parent has."""
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)

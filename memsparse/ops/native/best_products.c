@@ -15,10 +15,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "threads.h"
+
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 2;
+    return 3;
 }
 
 enum kind { INT8, BFLOAT16, FLOAT32 };
@@ -143,27 +145,53 @@ int memsparse_can_multiply(int kind)
     return 0;
 }
 
+/* What the threads share: each takes the next `part` rows until there are none. */
+struct work {
+    int kind;
+    const char *keys, *lanes;
+    int64_t rows, row_bytes, vectors, requests, part, next;
+    const int32_t *request;
+    float *best;
+};
+
+static void take_parts(void *given)
+{
+    struct work *work = given;
+    const int64_t stride = work->row_bytes;
+    char *spare = calloc(ROWS, stride);
+    if (spare == NULL)
+        return;
+    for (;;) {
+        const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
+        if (begin >= work->rows)
+            break;
+        const int64_t rows = work->rows - begin < work->part ? work->rows - begin : work->part;
+        const char *keys = work->keys + begin * stride;
+        float *best = work->best + begin * work->requests;
+        if (work->kind == INT8)
+            raise_int8(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
+        else if (work->kind == BFLOAT16)
+            raise_bfloat16(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
+        else
+            raise_float32(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
+    }
+    free(spare);
+}
+
 /* Raise best, (rows, requests) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
    row_bytes is a multiple of 4; lanes is (vectors, row_bytes / 4, 16 tokens, 4 bytes), and request[vector] says
-   whose they are. Returns 0, or which problem there is. */
+   whose they are. `threads` threads take `part` rows at a time, if there is a way to have them work at once.
+   Returns 0, or which problem there is. */
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t requests, float *best)
+    const int32_t *request, int64_t requests, float *best, at_once *work_at_once, int threads, int64_t part)
 {
     if (!memsparse_can_multiply(kind))
         return NO_SUCH_KERNEL;
-    char *spare = calloc(ROWS, row_bytes);
-    if (spare == NULL)
-        return NO_MEMORY;
-    if (kind == INT8)
-        raise_int8(keys, rows, row_bytes, lanes, vectors, request, requests, best, spare);
-    else if (kind == BFLOAT16)
-        raise_bfloat16(keys, rows, row_bytes, lanes, vectors, request, requests, best, spare);
-    else
-        raise_float32(keys, rows, row_bytes, lanes, vectors, request, requests, best, spare);
-    free(spare);
-    return NONE;
+    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, best};
+    share_among(work_at_once, threads, take_parts, &work);
+    return work.next < rows ? NO_MEMORY : NONE;
 }
 
 #else
@@ -176,10 +204,10 @@ int memsparse_can_multiply(int kind)
 
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t requests, float *best)
+    const int32_t *request, int64_t requests, float *best, at_once *work_at_once, int threads, int64_t part)
 {
     (void)kind, (void)keys, (void)rows, (void)row_bytes, (void)lanes, (void)vectors, (void)request,
-        (void)requests, (void)best;
+        (void)requests, (void)best, (void)work_at_once, (void)threads, (void)part;
     return NO_SUCH_KERNEL;
 }
 
