@@ -8,10 +8,8 @@ from torch import Tensor
 
 from memsparse.bank.places import Places, rows_of
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.ops.products import best_exact_products
 from memsparse.ops.routing import RoutingRule, chunk_scores
-
-ROWS = 8192
-"""Chunks in float64 at a time."""
 
 
 class ExactKeys:
@@ -39,8 +37,7 @@ class ExactKeys:
             columns = columns[order]
             keys, counts = self.keys(layer_idx, row[columns])
             q = routing_q[b, mask.to(routing_q.device)].double()
-            tiles = [(tile.to(q.device).double() @ q.T).amax(1).float() for tile in keys.split(ROWS)]
-            of_chunk = torch.cat(tiles).cpu()
+            of_chunk = best_exact_products(keys, q).float().cpu()
             owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
             best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")
             place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))

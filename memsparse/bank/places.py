@@ -123,5 +123,5 @@ class Places:
 
 def rows_of(starts: Tensor, counts: Tensor) -> Tensor:
     """Positions start, start + 1, ... of runs (n,) of `counts` each, one after the other."""
-    before = counts.cumsum(0) - counts
-    return torch.repeat_interleave(starts - before, counts) + torch.arange(int(counts.sum()))
+    first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
+    return first + torch.arange(len(first), device=first.device)

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from memsparse.bank.places import rows_of
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
 from memsparse.ops.certificate import certify, score_promising
+from memsparse.ops.products import best_exact_products
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.routing import RoutingRule, collapse_queries, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
@@ -115,16 +117,19 @@ def _bounds(case: Case, routing_q: Tensor, keys: ScanKeys) -> tuple[Tensor, Tens
 
 def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, these: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N) tighter bounds of documents `these` (N,) bool; -inf and inf of the others."""
-    rows = these[case.doc_of_chunk].nonzero()[:, 0]
-    lower, upper = scan_documents(
+    shape = len(routing_q), case.documents
+    lower, upper = routing_q.new_full(shape, -torch.inf), routing_q.new_full(shape, torch.inf)
+    documents = these.nonzero()[:, 0]
+    counts = case.counts[documents]
+    lower[:, documents], upper[:, documents] = scan_documents(
         routing_q,
-        keys.select(rows),
-        case.doc_of_chunk[rows],
+        keys.select(rows_of(case.starts[documents], counts)),
+        torch.repeat_interleave(counts),
         case.query_mask,
-        num_documents=case.documents,
+        num_documents=len(documents),
         finer=True,
     )
-    return lower, upper.masked_fill(~these, torch.inf)
+    return lower, upper
 
 
 def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
@@ -133,13 +138,9 @@ def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
     for b, row in enumerate(documents):
         columns = (row >= 0).nonzero()[:, 0]
         counts = case.counts[row[columns]]
-        owner = torch.repeat_interleave(columns, counts)
-        first = torch.repeat_interleave(case.starts[row[columns]] - (counts.cumsum(0) - counts), counts)
-        chunks = first + torch.arange(len(owner), device=owner.device)
-        q = routing_q[b].double().T
-        for part, whose in zip(chunks.split(case.tile), owner.split(case.tile), strict=True):
-            best = (case.flat_keys[part].double() @ q).amax(1).float()
-            scores[b].scatter_reduce_(0, whose, best, "amax")
+        chunks = rows_of(case.starts[row[columns]], counts)
+        best = best_exact_products(case.flat_keys[chunks], routing_q[b].double()).float()
+        scores[b].scatter_reduce_(0, torch.repeat_interleave(columns, counts), best, "amax")
     return scores
 
 

@@ -21,7 +21,7 @@ Rescore = Callable[[Tensor], Tensor]
 BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Which documents, (N,) bool, to tighter bounds of these, (B, N) each; the others' are -inf and inf."""
 
-FIRST = 32
+FIRST = 64
 """Documents scored exactly before any others are looked at again, at least."""
 WIDENING = 3
 """Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""

@@ -52,6 +52,8 @@ _TRIAL = (192, 1024, 32)
 _ROUNDS = 12
 _PRODUCTS = 2**20
 """Inner products torch computes at a time, about."""
+_EXACT_ROWS = 8192
+"""Chunks torch multiplies at a time in float64."""
 _ROWS = (256, 4096)
 """Chunks torch multiplies at a time, fewest and most."""
 
@@ -66,9 +68,9 @@ class RoundedQueries:
     units: Tensor
     """(B,) float64, positive."""
     longest: Tensor
-    """(B,) float64, the longest token of each request, in its units."""
+    """(B,) float64, the longest token of each request, in its units; within 2^-23 of it."""
     lost: Tensor
-    """(B,) float64, the most that rounding took from a token, as a norm, in units."""
+    """(B,) float64, the most that rounding took from a token, as a norm, in units; no less than it took."""
 
 
 class Room:
@@ -95,23 +97,28 @@ def round_queries(
         tokens_RW: float32.
         request_R: (R,) int64, below `requests`; every request has a token.
     """
-    tokens = tokens_RW.double()
 
     def largest(values_R: Tensor) -> Tensor:
         return values_R.new_zeros(requests).scatter_reduce(0, request_R, values_R, "amax")
 
-    # A floor keeps a float32 of the unit a normal number; what lies below is lost, and counted as lost.
-    peak = largest(tokens.abs().amax(1)).clamp_min(2.0**-90)
+    def longest(rows_RW: Tensor) -> Tensor:
+        return largest(torch.linalg.vector_norm(rows_RW, dim=1, dtype=torch.float64))
+
+    # A floor keeps a float32 of the unit a normal number.
+    peak = largest(tokens_RW.abs().amax(1)).clamp_min(2.0**-90).double()
     units = peak / _LARGEST if arithmetic == "int8" else torch.exp2(torch.ceil(torch.log2(peak)))
-    scaled = tokens / units[request_R, None]
+    units = units.float()
+    scaled = tokens_RW / units[request_R, None]
     values = (scaled.round() if arithmetic == "int8" else scaled).to(_DTYPES[arithmetic])
-    rounded = values.double()
+    lost = units.new_zeros(requests).double() if values is scaled else longest(scaled - values)
+    # Dividing rounds to float32, by a power of two only what is too small for it.
+    inexact = _LARGEST * 2.0**-23 if arithmetic == "int8" else 2.0**-125
     return RoundedQueries(
         arithmetic=arithmetic,
         values=values,
-        units=units,
-        longest=largest(scaled.norm(dim=1)),
-        lost=largest((scaled - rounded).norm(dim=1)),
+        units=units.double(),
+        longest=longest(scaled),
+        lost=lost + inexact * tokens_RW.shape[1] ** 0.5,
     )
 
 
@@ -145,7 +152,7 @@ class BestProducts:
     def of(self, keys: ScanKeys) -> Tensor:
         """(M, B) float32, in units."""
         if self._vectors is not None:
-            return native.best_products(_codes_as(keys, self._vectors.dtype), self._vectors)
+            return native.best_products(_codes_for(keys, self._vectors), self._vectors)
         rows = min(max(_PRODUCTS // max(len(self.queries.values), 1), _ROWS[0]), _ROWS[1])
         best_MB = torch.empty(len(keys), len(self.tokens), dtype=torch.float32, device=keys.device)
         for start in range(0, len(keys), rows):
@@ -158,6 +165,38 @@ class BestProducts:
                 for request, own in enumerate(products.split(self.tokens, dim=1)):
                     here[:, request] = own.amax(1)
         return best_MB
+
+    def raise_bounds(
+        self,
+        keys: ScanKeys,
+        doc_of_chunk: Tensor,
+        of_errors_B: Tensor,
+        of_norms_B: Tensor,
+        bounds_2NB: Tensor,
+    ) -> bool:
+        """Raise bounds of documents, as `scan_documents` explains them, in one pass with the products.
+
+        Returns: whether that was done: not without our kernel, nor for documents that do not ascend.
+        """
+        if self._vectors is None:
+            return False
+        factors = self.queries.units.float(), of_errors_B, of_norms_B
+        return native.scan(
+            _codes_for(keys, self._vectors), self._vectors, keys, doc_of_chunk, *factors, bounds_2NB
+        )
+
+
+def best_exact_products(keys_CW: Tensor, tokens_TW: Tensor) -> Tensor:
+    """The best inner product of each key with any token, in float64: (C,).
+
+    Args:
+        keys_CW: as they are stored.
+        tokens_TW: float64, at least one; in a scan's device.
+    """
+    if tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype):
+        return native.best_exact_products(keys_CW, tokens_TW)
+    parts = keys_CW.split(_EXACT_ROWS)
+    return torch.cat([(part.to(tokens_TW.device).double() @ tokens_TW.T).amax(1) for part in parts])
 
 
 def kernel_multiplies(arithmetic: Arithmetic, width: int) -> bool:
@@ -193,6 +232,12 @@ def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) 
 def multiplies_integers(width: int) -> bool:
     """Whether integers are what this processor multiplies fastest."""
     return fastest_arithmetic("int8", width, torch.device("cpu")) == "int8"
+
+
+def _codes_for(keys: ScanKeys, vectors: native.Vectors) -> Tensor:
+    """The codes as the kernel multiplies them with such tokens: it widens integers itself."""
+    widens = vectors.dtype == torch.float32 and keys.format in ("int8", "int4", "binary")
+    return unpack_codes(keys) if widens else _codes_as(keys, vectors.dtype)
 
 
 def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:

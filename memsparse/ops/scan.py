@@ -81,7 +81,7 @@ def scan_documents(
         request_R = torch.repeat_interleave(torch.arange(len(asking), device=asking.device), counts[asking])
         queries = round_queries(routing_q[query_mask], request_R, len(asking), arithmetic)
         products = BestProducts(queries, counts[asking].tolist())
-        factors = queries.units.float(), *_half_width(queries, keys)
+        of_errors, of_norms = _half_width(queries, keys)
         tile = tile or max(_BOUNDS // len(asking), 1)
         part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
         in_c = keys.device.type == "cpu" and native.is_built()
@@ -89,7 +89,9 @@ def scan_documents(
         for start in range(0, len(keys), tile):
             here = keys.narrow(start, min(tile, len(keys) - start))
             owners = doc_of_chunk[start : start + tile].contiguous()
-            raise_bounds(products.of(here), here, owners, *factors, products.rounded_sum, part)
+            if not products.raise_bounds(here, owners, of_errors, of_norms, part):
+                factors = queries.units.float(), of_errors, of_norms, products.rounded_sum
+                raise_bounds(products.of(here), here, owners, *factors, part)
         if part is not bounds:
             bounds[:, :, asking] = part
     lower_NB, upper_NB = bounds

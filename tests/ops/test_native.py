@@ -108,6 +108,69 @@ def test_threads_share_the_work(dtype: torch.dtype) -> None:
             assert torch.equal(found, alone)
 
 
+@pytest.mark.parametrize("width", [1, 7, 64, 200])
+@pytest.mark.parametrize("rows", [1, 12, 13, 400])
+def test_integers_meet_tokens_that_are_not_rounded(rows: int, width: int) -> None:
+    if not native.can_multiply(torch.float32, 8):
+        pytest.skip("no kernel here")
+    keys, tokens = numbers(rows, width, torch.int8), torch.randn(20, width)
+    vectors = native.lay_out(tokens, [3, 17])
+    found = native.best_products(keys, vectors)
+    torch.testing.assert_close(found, best(keys, tokens, [3, 17]).float(), rtol=1e-5, atol=1e-3)
+    assert torch.equal(found, native.best_products(keys.float(), vectors))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "width", "count"), [(1, 1, 1), (5, 12, 8), (6, 60, 9), (13, 130, 32), (900, 64, 70)]
+)
+@pytest.mark.usefixtures("_two_threads")
+def test_exact_products_are_those_of_float64(kind: torch.dtype, rows: int, width: int, count: int) -> None:
+    if not native.can_multiply_exactly(kind):
+        pytest.skip("no kernel here")
+    keys, tokens = torch.randn(rows, width).to(kind), torch.randn(count, width).double()
+    found = native.best_exact_products(keys, tokens)
+    torch.testing.assert_close(found, best(keys, tokens, [count])[:, 0], rtol=1e-13, atol=1e-13)
+    # Nothing depends on what else is multiplied.
+    assert torch.equal(native.best_exact_products(keys[rows // 2 :], tokens), found[rows // 2 :])
+    each = torch.stack([native.best_exact_products(keys, token[None]) for token in tokens])
+    assert torch.equal(each.amax(0), found)
+
+
+def test_exact_products_take_nothing_else() -> None:
+    if not native.can_multiply_exactly(torch.float32):
+        pytest.skip("no kernel here")
+    assert not native.can_multiply_exactly(torch.float16)
+    keys, tokens = torch.randn(3, 8), torch.randn(2, 8).double()
+    for wrong in ((keys.half(), tokens), (keys[:, :4], tokens), (keys, tokens.float()), (keys, tokens[:0])):
+        with pytest.raises(ShapeError):
+            native.best_exact_products(*wrong)
+
+
+@pytest.mark.parametrize("counts", [[1], [40], [2, 17, 1]])
+@pytest.mark.parametrize("longest", [1, 5, 3000])
+@pytest.mark.usefixtures("_two_threads")
+def test_one_pass_is_the_two_in_one(dtype: torch.dtype, longest: int, counts: list[int]) -> None:
+    """Documents are shared among threads, some of them longer than what a thread takes or holds."""
+    keys, tokens = numbers(30_000, 8, dtype), numbers(sum(counts), 8, dtype)
+    lengths = torch.randint(1, longest + 1, (30_000,))
+    owners = torch.repeat_interleave(torch.arange(30_000), lengths)[:30_000].contiguous()
+    stored = quantize_keys(torch.randn(30_000, 8), "int8")
+    vectors, factors = native.lay_out(tokens, counts), torch.rand(3, len(counts))
+    size = 2, int(owners.max()) + 2, len(counts)
+    bounds, apart = torch.full(size, -torch.inf), torch.full(size, -torch.inf)
+    assert native.scan(keys, vectors, stored, owners, *factors, bounds)
+    native.raise_bounds(native.best_products(keys, vectors), stored, owners, *factors, 0.0, apart)
+    assert torch.equal(bounds, apart)
+    mixed = owners.flip(0).contiguous()
+    if longest < 3000:
+        assert not native.scan(keys, vectors, stored, mixed, *factors, bounds.fill_(-torch.inf))
+        assert bounds.isneginf().all()
+    for wrong in (-1, size[1]):
+        with pytest.raises(ShapeError, match="out of range"):
+            native.scan(keys, vectors, stored, owners.where(owners > 0, wrong), *factors, bounds)
+
+
 FORK = """
 import os, torch
 from memsparse.ops import native

@@ -74,11 +74,10 @@ def test_what_rounding_takes_is_measured(arithmetic: Arithmetic, share: float) -
     lost = q.double() - values(queries) * queries.units[request, None]
     for b in range(3):
         own = request == b
-        assert lost[own].norm(dim=1).max() == pytest.approx(
-            float(queries.lost[b] * queries.units[b]), rel=1e-9
-        )
+        taken = float(lost[own].norm(dim=1).max())
+        assert taken <= queries.lost[b] * queries.units[b] <= 1.001 * taken + 2.0**-100 * queries.units[b]
         longest = float(q[own].double().norm(dim=1).max())
-        assert longest == pytest.approx(float(queries.longest[b] * queries.units[b]), rel=1e-9)
+        assert longest == pytest.approx(float(queries.longest[b] * queries.units[b]), rel=2.0**-23)
         assert queries.lost[b] * queries.units[b] <= share * longest
 
 

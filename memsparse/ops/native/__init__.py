@@ -1,4 +1,4 @@
-"""What a scan does with every key, in C: best products with the routing tokens, and bounds of documents.
+"""What a scan does with keys, in C: best products with the routing tokens, bounds of documents, exact scores.
 
 It is compiled when the package is built, if there is a C compiler. Without it nothing here can be called, and
 on processors without AVX-512 nothing multiplied; `ops.products` and `ops.scan` then do the same with torch.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +21,25 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 3
+VERSION = 6
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
 WIDEST = 2**16
 """Columns of int8 up to which no sum overflows."""
 _KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
+_WIDENED = 3
+"""int8 keys, float32 tokens."""
 _STEP = 4
 """Bytes of a token that lie together in a vector."""
+_EXACT = (torch.bfloat16, torch.float32)
+_EXACT_LANES = 8
+_EXACT_SHARE = 2**21
+"""As `_SHARE`, in float64."""
 _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
-_BOUNDS = 2**12
-"""Chunks that a thread bounds at a time."""
+_NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
+"""Problems that C reports."""
 _ROWS = 12
 """Keys that are multiplied together; threads take a multiple of them."""
 _PARTS = 16
@@ -61,6 +68,12 @@ def can_multiply(dtype: torch.dtype, width: int) -> bool:
     if dtype == torch.int8 and width > WIDEST:
         return False
     return bool(library.memsparse_can_multiply(_KINDS[dtype]))
+
+
+def can_multiply_exactly(dtype: torch.dtype) -> bool:
+    """Whether `best_exact_products` takes such keys here."""
+    library = _library()
+    return library is not None and dtype in _EXACT and bool(library.memsparse_can_multiply_exactly())
 
 
 def is_built() -> bool:
@@ -97,42 +110,82 @@ def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
     not a number may be passed over.
 
     Args:
-        keys_MW: on the CPU, of the vectors' dtype, of a width `can_multiply` agrees to.
+        keys_MW: on the CPU, of the vectors' dtype, or int8 with vectors of float32; of a width `can_multiply`
+            agrees to.
 
     Raises: ShapeError for other keys.
     """
-    keys, lanes = keys_MW.contiguous(), vectors.lanes
-    width = lanes.shape[1] * lanes.shape[3]
-    if keys.dtype != vectors.dtype or keys.device.type != "cpu" or keys.shape[1:] != (width,):
-        raise ShapeError(
-            f"keys are {tuple(keys.shape)} {keys.dtype}; pass (chunks, {width}) {vectors.dtype} on the CPU"
-        )
-    best_MB = torch.full((len(keys), vectors.requests), float("-inf"), dtype=torch.float32, device="cpu")
-    work = keys.numel() * len(vectors.request) * LANES
-    threads = max(1, min(torch.get_num_threads(), work // _SHARE))
-    library = _library()
-    assert library is not None
-    problem = library.memsparse_raise_best_products(
-        _KINDS[vectors.dtype],
-        keys.data_ptr(),
-        len(keys),
-        keys.shape[1] * keys.element_size(),
-        lanes.data_ptr(),
-        len(vectors.request),
-        vectors.request.data_ptr(),
-        vectors.requests,
-        best_MB.data_ptr(),
-        _work_at_once(),
-        threads,
-        _ROWS * -(-len(keys) // (_ROWS * _PARTS * threads)),
-    )
-    if problem:
-        raise (
-            MemoryError("a few rows of keys")
-            if problem == 2
-            else RuntimeError("no kernel for this processor")
-        )
+    best_MB = torch.full((len(keys_MW), vectors.requests), float("-inf"), dtype=torch.float32, device="cpu")
+    product = _Product(keys_MW, vectors)
+    _check(_loaded().memsparse_raise_best_products(*product.factors, best_MB.data_ptr(), *product.threads))
     return best_MB
+
+
+def scan(
+    keys_MW: Tensor,
+    vectors: Vectors,
+    keys: ScanKeys,
+    doc_of_chunk: Tensor,
+    units_B: Tensor,
+    of_errors_B: Tensor,
+    of_norms_B: Tensor,
+    bounds_2NB: Tensor,
+) -> bool:
+    """Do what `best_products` and then `raise_bounds` do, without writing down a product.
+
+    Returns: whether it was done: False, and nothing raised, where documents do not ascend.
+
+    Raises: ShapeError as they do.
+    """
+    product = _Product(keys_MW, vectors)
+    rows = _Rows(
+        keys, doc_of_chunk, (units_B, of_errors_B, of_norms_B), bounds_2NB, len(keys_MW), vectors.requests
+    )
+    problem = _loaded().memsparse_scan(
+        *product.factors, *rows.of_chunks, 0.0, *rows.of_documents, *product.threads
+    )
+    if problem == _MIXED:
+        return False
+    _check(problem)
+    return True
+
+
+def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
+    """The best inner product of each key with any token: (M,) float64, sums in the order of columns.
+
+    Args:
+        keys_MW: bfloat16 or float32, on the CPU.
+        tokens_TW: float64, at least one, on the CPU.
+
+    Raises: ShapeError for others.
+    """
+    keys, tokens = keys_MW.contiguous(), tokens_TW
+    good = keys.dtype in _EXACT and tokens.dtype == torch.float64 and len(tokens) > 0
+    if (
+        not good
+        or keys.shape[1:] != tokens_TW.shape[1:]
+        or {keys.device.type, tokens_TW.device.type} != {"cpu"}
+    ):
+        raise ShapeError(
+            f"keys are {tuple(keys.shape)} {keys.dtype}, tokens {tuple(tokens.shape)} {tokens.dtype}; pass "
+            "bfloat16 or float32 keys and float64 tokens of their width on the CPU"
+        )
+    vectors = -(-len(tokens) // _EXACT_LANES)
+    laid = tokens[torch.arange(vectors * _EXACT_LANES).clamp_max(len(tokens) - 1)]
+    lanes = laid.view(vectors, _EXACT_LANES, -1).transpose(1, 2).contiguous()
+    best_M = torch.empty(len(keys), dtype=torch.float64, device="cpu")
+    if _loaded().memsparse_best_exact_products(
+        _KINDS[keys.dtype],
+        keys.data_ptr(),
+        *keys.shape,
+        lanes.data_ptr(),
+        vectors,
+        best_M.data_ptr(),
+        _work_at_once(),
+        max(1, min(torch.get_num_threads(), keys.numel() * len(laid) // _EXACT_SHARE)),
+    ):
+        raise MemoryError("a few rows of keys")
+    return best_M
 
 
 def raise_bounds(
@@ -155,39 +208,98 @@ def raise_bounds(
 
     Raises: ShapeError if a tensor is not what it must be, or a document is out of range.
     """
+    chunks, requests = best_MB.shape
+    if not _is_readable(best_MB, torch.float32, (chunks, requests)):
+        raise ShapeError(f"best products are {tuple(best_MB.shape)} {best_MB.dtype}; pass float32 on the CPU")
+    rows = _Rows(keys, doc_of_chunk, (units_B, of_errors_B, of_norms_B), bounds_2NB, chunks, requests)
+    _check(
+        _loaded().memsparse_raise_bounds(
+            best_MB.data_ptr(), chunks, requests, *rows.of_chunks, rounded_sum, *rows.of_documents
+        )
+    )
+
+
+class _Product:
+    """Keys and tokens as C takes them; must outlive the call."""
+
+    def __init__(self, keys_MW: Tensor, vectors: Vectors) -> None:
+        keys, lanes = keys_MW.contiguous(), vectors.lanes
+        width = lanes.shape[1] * lanes.shape[3]
+        widen = keys.dtype == torch.int8 and vectors.dtype == torch.float32
+        alike = widen or keys.dtype == vectors.dtype
+        if not alike or keys.device.type != "cpu" or keys.shape[1:] != (width,):
+            raise ShapeError(
+                f"keys are {tuple(keys.shape)} {keys.dtype}; pass ({width} wide) {vectors.dtype} on the CPU"
+            )
+        self._held = keys, vectors
+        self.factors = (
+            _WIDENED if widen else _KINDS[vectors.dtype],
+            keys.data_ptr(),
+            len(keys),
+            keys.shape[1] * keys.element_size(),
+            lanes.data_ptr(),
+            len(vectors.request),
+            vectors.request.data_ptr(),
+            vectors.requests,
+        )
+        work = keys.numel() * len(vectors.request) * LANES
+        threads = max(1, min(torch.get_num_threads(), work // _SHARE))
+        self.threads = _work_at_once(), threads, _ROWS * -(-max(len(keys), 1) // (_ROWS * _PARTS * threads))
+
+
+class _Rows:
+    """What bounds are made of besides products, as C takes it; must outlive the call."""
+
+    def __init__(
+        self,
+        keys: ScanKeys,
+        doc_of_chunk: Tensor,
+        factors: tuple[Tensor, Tensor, Tensor],
+        bounds_2NB: Tensor,
+        chunks: int,
+        requests: int,
+    ) -> None:
+        documents = bounds_2NB.shape[1]
+        given = keys.scales, keys.errors, keys.norms
+        held = [None if each is None else each.contiguous() for each in given]
+        for name, tensor, shape in (
+            *(
+                (name, each, (chunks,))
+                for name, each in zip(("scales", "errors", "norms"), held, strict=True)
+            ),
+            *(("factors", each, (requests,)) for each in factors),
+            ("bounds", bounds_2NB, (2, documents, requests)),
+            ("documents", doc_of_chunk, (chunks,)),
+        ):
+            dtype = torch.int64 if tensor is doc_of_chunk else torch.float32
+            if tensor is not None and not _is_readable(tensor, dtype, shape):
+                raise ShapeError(
+                    f"{name} are {tuple(tensor.shape)} {tensor.dtype}; pass {shape} {dtype} on the CPU"
+                )
+        self._held = held, doc_of_chunk, factors, bounds_2NB
+        self.of_chunks = (
+            documents,
+            *(None if each is None else each.data_ptr() for each in held),
+            doc_of_chunk.data_ptr(),
+            *(factor.data_ptr() for factor in factors),
+        )
+        self.of_documents = [bound.data_ptr() for bound in bounds_2NB]
+
+
+def _check(problem: int) -> None:
+    """Raise what a call of C reports."""
+    if problem == _NO_MEMORY:
+        raise MemoryError("a few rows of keys")
+    if problem == _OUTSIDE:
+        raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
+    if problem:
+        raise RuntimeError("no kernel for this processor")
+
+
+def _loaded() -> ctypes.CDLL:
     library = _library()
     assert library is not None
-    (chunks, requests), documents = best_MB.shape, bounds_2NB.shape[1]
-    rows = [keys.scales, keys.errors, keys.norms]
-    held = [None if each is None else each.contiguous() for each in rows]  # until the call has returned
-    for name, tensor, shape in (
-        ("best products", best_MB, (chunks, requests)),
-        *((name, each, (chunks,)) for name, each in zip(("scales", "errors", "norms"), held, strict=True)),
-        *(("factors", each, (requests,)) for each in (units_B, of_errors_B, of_norms_B)),
-        ("bounds", bounds_2NB, (2, documents, requests)),
-        ("documents", doc_of_chunk, (chunks,)),
-    ):
-        dtype = torch.int64 if tensor is doc_of_chunk else torch.float32
-        if tensor is not None and not _is_readable(tensor, dtype, shape):
-            raise ShapeError(
-                f"{name} are {tuple(tensor.shape)} {tensor.dtype}; pass {shape} {dtype} on the CPU"
-            )
-    outside = library.memsparse_raise_bounds(
-        best_MB.data_ptr(),
-        chunks,
-        requests,
-        documents,
-        *(None if each is None else each.data_ptr() for each in held),
-        doc_of_chunk.data_ptr(),
-        *(factor.data_ptr() for factor in (units_B, of_errors_B, of_norms_B)),
-        rounded_sum,
-        *(bound.data_ptr() for bound in bounds_2NB),
-        _work_at_once(),
-        max(1, min(torch.get_num_threads(), chunks * requests // _BOUNDS)),
-        _BOUNDS,
-    )
-    if outside:
-        raise ShapeError(f"a chunk's document is not among the {documents}; number them from 0")
+    return library
 
 
 def _is_readable(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
@@ -205,21 +317,18 @@ def _library() -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    long, pointer = ctypes.c_int64, ctypes.c_void_p
+    long, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    product: list[Any] = [ctypes.c_int, pointer, long, long, pointer, long, pointer, long]
+    of_chunks: list[Any] = [long, *[pointer] * 7]
+    threads: list[Any] = [pointer, ctypes.c_int, long]
     library.memsparse_can_multiply.argtypes = [ctypes.c_int]
-    library.memsparse_raise_best_products.argtypes = [
-        ctypes.c_int,
-        *(pointer, long, long),
+    library.memsparse_raise_best_products.argtypes = [*product, pointer, *threads]
+    library.memsparse_scan.argtypes = [*product, *of_chunks, real, pointer, pointer, *threads]
+    library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]
+    library.memsparse_best_exact_products.argtypes = [
+        *(ctypes.c_int, pointer, long, long),
         *(pointer, long, pointer),
-        *(long, pointer),
-        *(pointer, ctypes.c_int, long),
-    ]
-    library.memsparse_raise_bounds.argtypes = [
-        *(pointer, long, long, long),
-        *[pointer] * 7,
-        ctypes.c_float,
-        *(pointer, pointer),
-        *(pointer, ctypes.c_int, long),
+        *threads[:2],
     ]
     return library
 

@@ -20,19 +20,22 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 3;
+    return 6;
 }
 
-enum kind { INT8, BFLOAT16, FLOAT32 };
-enum problem { NONE, NO_SUCH_KERNEL, NO_MEMORY };
+enum kind { INT8, BFLOAT16, FLOAT32, INT8_BY_FLOAT32 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
+#define INSTRUCTIONS __attribute__((target("avx512f")))
+#include "bounds.h"
+
 #define ROWS 12          /* by two vectors: 24 of the 32 registers hold sums */
 #define LANES 16         /* tokens of a vector */
+#define HELD (85 * ROWS) /* rows whose products a thread holds until their documents are bounded */
 #define LINE 64          /* bytes of a cache line */
 #define TILE (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */
 
@@ -140,6 +143,7 @@ int memsparse_can_multiply(int kind)
     case BFLOAT16:
         return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
     case FLOAT32:
+    case INT8_BY_FLOAT32:
         return 1;
     }
     return 0;
@@ -151,50 +155,108 @@ struct work {
     const char *keys, *lanes;
     int64_t rows, row_bytes, vectors, requests, part, next;
     const int32_t *request;
-    float *best;
+    float *best;             /* (rows, requests), to be raised; NULL: only bounds are asked for */
+    const struct bounds *to; /* NULL: only best products are asked for */
 };
+
+/* Rows of integers as float32, multiplied while they are in the nearest cache. */
+static void raise_widened(
+    const struct work *work, const char *keys, int64_t rows, float *best, float *wide, char *spare)
+{
+    const int64_t width = work->row_bytes;
+    for (int64_t begin = 0; begin < rows; begin += ROWS) {
+        const int64_t used = rows - begin < ROWS ? rows - begin : ROWS;
+        const int8_t *from = (const int8_t *)keys + begin * width;
+        for (int64_t i = 0; i < used * width; i++)
+            wide[i] = from[i];
+        raise_float32((const char *)wide, used, 4 * width, work->lanes, work->vectors, work->request, work->requests,
+                      best + begin * work->requests, spare);
+    }
+}
+
+static void raise_rows_of(const struct work *work, int64_t begin, int64_t end, float *best, char *spare)
+{
+    const int64_t stride = work->row_bytes, vectors = work->vectors, requests = work->requests, rows = end - begin;
+    const char *keys = work->keys + begin * stride, *lanes = work->lanes;
+    if (work->kind == INT8_BY_FLOAT32)
+        raise_widened(work, keys, rows, best, (float *)(spare + 4 * ROWS * stride), spare);
+    else if (work->kind == INT8)
+        raise_int8(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+    else if (work->kind == BFLOAT16)
+        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+    else
+        raise_float32(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+}
+
+/* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. */
+static void bound_rows(const struct work *work, int64_t begin, int64_t end, float *own, char *spare)
+{
+    for (int64_t at = begin; at < end; at += HELD) {
+        const int64_t to = end - at < HELD ? end : at + HELD;
+        for (int64_t i = 0; i < (to - at) * work->requests; i++)
+            own[i] = -INFINITY;
+        raise_rows_of(work, at, to, own, spare);
+        raise_bounds(work->to, own, at, to);
+    }
+}
 
 static void take_parts(void *given)
 {
     struct work *work = given;
-    const int64_t stride = work->row_bytes;
-    char *spare = calloc(ROWS, stride);
-    if (spare == NULL)
-        return;
-    for (;;) {
+    char *spare = calloc(ROWS, work->kind == INT8_BY_FLOAT32 ? 8 * work->row_bytes : work->row_bytes);
+    float *own = malloc(HELD * work->requests * sizeof *own);
+    while (spare != NULL && own != NULL) {
         const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
         if (begin >= work->rows)
             break;
-        const int64_t rows = work->rows - begin < work->part ? work->rows - begin : work->part;
-        const char *keys = work->keys + begin * stride;
-        float *best = work->best + begin * work->requests;
-        if (work->kind == INT8)
-            raise_int8(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
-        else if (work->kind == BFLOAT16)
-            raise_bfloat16(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
+        const int64_t end = work->rows - begin < work->part ? work->rows : begin + work->part;
+        if (work->to == NULL)
+            raise_rows_of(work, begin, end, work->best + begin * work->requests, spare);
         else
-            raise_float32(keys, rows, stride, work->lanes, work->vectors, work->request, work->requests, best, spare);
+            bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
     }
+    free(own);
     free(spare);
 }
 
 /* Raise best, (rows, requests) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
-   row_bytes is a multiple of 4; lanes is (vectors, row_bytes / 4, 16 tokens, 4 bytes), and request[vector] says
-   whose they are. `threads` threads take `part` rows at a time, if there is a way to have them work at once.
-   Returns 0, or which problem there is. */
+   row_bytes is a multiple of 4, but for integers by float32 any number; lanes is (vectors, bytes of a token / 4,
+   16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if
+   there is a way to have them work at once. Returns 0, or which problem there is. */
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t requests, float *best, at_once *work_at_once, int threads, int64_t part)
 {
     if (!memsparse_can_multiply(kind))
         return NO_SUCH_KERNEL;
-    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, best};
+    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, best, NULL};
     share_among(work_at_once, threads, take_parts, &work);
     return work.next < rows ? NO_MEMORY : NONE;
 }
 
+/* Raise bounds of documents to those of their chunks, without writing down a product: the two functions above and in
+   raise_bounds.c in one. Returns 0, or which problem there is: documents that do not ascend are one. */
+int memsparse_scan(
+    int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
+    const int32_t *request, int64_t requests, int64_t documents, const float *scales, const float *errors,
+    const float *norms, const int64_t *document, const float *units, const float *of_errors, const float *of_norms,
+    float rounded_sum, float *lower, float *upper, at_once *work_at_once, int threads, int64_t part)
+{
+    if (!memsparse_can_multiply(kind))
+        return NO_SUCH_KERNEL;
+    const struct bounds to = {scales, errors, norms, units, of_errors, of_norms, document, rows, requests, documents,
+                              rounded_sum, lower, upper};
+    const enum order order = order_of(&to);
+    if (order != ASCENDING)
+        return order == OUTSIDE ? DOCUMENT_OUTSIDE : DOCUMENTS_MIXED;
+    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, NULL, &to};
+    share_among(work_at_once, threads, take_parts, &work);
+    return work.next < rows ? NO_MEMORY : NONE;
+}
 #else
+
+#include "bounds.h"
 
 int memsparse_can_multiply(int kind)
 {
@@ -208,6 +270,18 @@ int memsparse_raise_best_products(
 {
     (void)kind, (void)keys, (void)rows, (void)row_bytes, (void)lanes, (void)vectors, (void)request,
         (void)requests, (void)best, (void)work_at_once, (void)threads, (void)part;
+    return NO_SUCH_KERNEL;
+}
+
+int memsparse_scan(
+    int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
+    const int32_t *request, int64_t requests, int64_t documents, const float *scales, const float *errors,
+    const float *norms, const int64_t *document, const float *units, const float *of_errors, const float *of_norms,
+    float rounded_sum, float *lower, float *upper, at_once *work_at_once, int threads, int64_t part)
+{
+    (void)kind, (void)keys, (void)rows, (void)row_bytes, (void)lanes, (void)vectors, (void)request, (void)requests,
+        (void)documents, (void)scales, (void)errors, (void)norms, (void)document, (void)units, (void)of_errors,
+        (void)of_norms, (void)rounded_sum, (void)lower, (void)upper, (void)work_at_once, (void)threads, (void)part;
     return NO_SUCH_KERNEL;
 }
 
