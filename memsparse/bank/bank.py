@@ -259,6 +259,7 @@ class Bank:
         *,
         top_k: int = 16,
         rule: RoutingRule | None = None,
+        all_scores: bool = True,
         namespace: str | Sequence[str] | None = None,
         version: int | None = None,
         now: float | None = None,
@@ -270,6 +271,8 @@ class Bank:
         Args:
             top_k: documents per layer and request.
             rule: reductions of the model's router. None: the paper's, with the bank's score.
+            all_scores: whether `MemoryKV.all_scores` is wanted; without it, what a read takes of memory
+                beside the keys does not grow with the bank.
             namespace: one, or several. None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.
@@ -289,6 +292,7 @@ class Bank:
             self.fingerprint,
             top_k=top_k,
             rule=rule or RoutingRule(score="dot" if self.fingerprint.routing_score == "dot" else "cosine"),
+            all_scores=all_scores,
             groups=shared.cells.groups(self._catalog.segments()) if shared.cells else (),
         )
 

@@ -3,7 +3,7 @@
 N documents, C chunks of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,6 +15,17 @@ from memsparse.bank.keys import KeyBlock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """Some chunks of a block that end where a document does."""
+
+    chunks: range
+    columns: range
+    """Of the documents that a scan counts."""
+    seen: range
+    """The documents of the view among them, as the span has them in order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """Documents as a scan of a block counts them."""
 
@@ -22,7 +33,25 @@ class Columns:
     of_chunk: Tensor
     """(C,) int64, ascending: the document of each chunk."""
     chosen: Tensor | None
-    """(n,) int64, which of them the view sees. None: all."""
+    """(n,) int64, which of them the view sees: every other one. None: all."""
+    _tiles: dict[int, list[Tile]] = field(default_factory=dict, repr=False)
+
+    def tiles(self, size: int) -> list[Tile]:
+        """The block in tiles of `size` chunks or a document more; made once for each size."""
+        if size not in self._tiles:
+            self._tiles[size] = list(self._cut(size))
+        return self._tiles[size]
+
+    def _cut(self, size: int) -> Iterator[Tile]:
+        start, chunks = 0, len(self.of_chunk)
+        while start < chunks:
+            stop = min(start + size, chunks)
+            last = self.of_chunk[stop - 1 : stop]
+            stop = int(torch.searchsorted(self.of_chunk, last, right=True))
+            columns = range(int(self.of_chunk[start]), int(last) + 1)
+            seen = columns if self.chosen is None else range(columns.start // 2, columns.stop // 2)
+            yield Tile(chunks=range(start, stop), columns=columns, seen=seen)
+            start = stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +67,8 @@ class Span:
     """(n,) int64 chunks."""
     visible: int
     """Chunks of all of them; the rest of the block is of documents the view does not see."""
+    ascending: bool
+    """Whether the indices ascend."""
     _columns: dict[torch.device, Columns] = field(default_factory=dict, repr=False)
 
     @property
@@ -45,11 +76,23 @@ class Span:
         """Whether more than half of the block is of documents the view does not see."""
         return 2 * self.visible < self.block.chunks
 
-    def where(self) -> slice | Tensor:
-        """The indices of the documents, as a slice where they are consecutive."""
-        first, last = int(self.documents[0]), int(self.documents[-1])
-        ascending = last - first + 1 == len(self.documents) and bool((self.documents.diff() == 1).all())
-        return slice(first, last + 1) if ascending else self.documents
+    def where(self, some: range) -> slice | Tensor:
+        """The indices of some documents, as a slice where they are consecutive."""
+        documents = self.documents[some.start : some.stop]
+        if self.ascending and len(some):
+            first, last = int(documents[0]), int(documents[-1])
+            if last - first + 1 == len(some):
+                return slice(first, last + 1)
+        return documents
+
+    def find(self, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ascending indices (m,): the places of those that are here, and which of the m they are."""
+        if self.ascending:
+            places = torch.searchsorted(self.documents, documents).clamp_max(len(self.documents) - 1)
+            there = (self.documents[places] == documents).nonzero()[:, 0]
+            return places[there], there
+        places = torch.isin(self.documents, documents).nonzero()[:, 0]
+        return places, torch.searchsorted(documents, self.documents[places])
 
     def columns(self, device: torch.device) -> Columns:
         """For a scan of the whole block, in which each gap before a document counts as one too; of `rows`
@@ -116,6 +159,7 @@ class Places:
                     starts=start[these],
                     counts=self.chunks[these],
                     visible=int(self.chunks[these].sum()),
+                    ascending=bool((these.diff() > 0).all()),
                 )
             )
         return spans

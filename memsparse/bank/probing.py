@@ -45,8 +45,10 @@ class Probed:
     """(B, M) float32, of the chunks looked at; -inf for none."""
     upper: Tensor
     """(B, M) float32, of the chunks looked at; -inf for none."""
-    documents: Tensor | None = None
-    """(M,) int64 ascending, their indices. None: they are all documents."""
+    documents: Tensor
+    """(M,) int64 ascending, their indices."""
+    every: Tensor | None = None
+    """(2, B, N) float32: scores and errors of all documents, from a scan. None: only the M are known."""
     whole: Tensor | None = None
     """(B, M) bool, whether all chunks were looked at, or need not be: the document may not be read. None:
     everywhere."""
@@ -63,8 +65,6 @@ class Probed:
 
     def of(self, columns: Tensor) -> Tensor:
         """The document indices of columns 0..M-1; -1 stays."""
-        if self.documents is None:
-            return columns
         return self.documents[columns.clamp_min(0)].masked_fill(columns < 0, -1)
 
     def bound(self, upper_BM: Tensor) -> Tensor:
@@ -86,8 +86,12 @@ class Probed:
 
         A document with other chunks has the median of those looked at, at least, and errors of inf.
         """
-        if self.whole is None or self.guess is None or self.documents is None:
-            return scores_BM, errors_BM
+        if self.every is not None:
+            scores_BN, errors_BN = self.every
+            scores_BN[:, self.documents], errors_BN[:, self.documents] = scores_BM, errors_BM
+            return scores_BN, errors_BN
+        assert self.whole is not None
+        assert self.guess is not None
         guess_B1 = self.guess[:, None]
         nothing_B1 = guess_B1 == -_INF
         scores_BN = guess_B1.expand(-1, documents).clone()
@@ -109,7 +113,8 @@ class Probed:
         return Probed(
             lower=self.lower.to(device),
             upper=self.upper.to(device),
-            documents=moved(self.documents),
+            documents=self.documents.to(device),
+            every=moved(self.every),
             whole=moved(self.whole),
             rest=moved(self.rest),
             beyond=moved(self.beyond),

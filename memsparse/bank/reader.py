@@ -27,7 +27,7 @@ from memsparse.bank.probing import Probed, Probing
 from memsparse.bank.segments import SegmentRecord
 from memsparse.bank.tiers import TierReport, Tiers, one_line
 from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeError
-from memsparse.ops.certificate import certify, score_promising
+from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.routing import RoutingRule, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
@@ -35,6 +35,10 @@ from memsparse.types import MemoryKV, empty_memory
 
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
+TILE = 2**19
+"""Chunks times requests bounded at a time."""
+FEWEST = 2**15
+"""Chunks bounded at a time, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +48,7 @@ class _Routed:
     documents: Tensor
     scores: Tensor
     chunks: Tensor
-    all_scores: Tensor
+    all_scores: Tensor | None
     errors: Tensor | None = None
     certified: Tensor | None = None
     rescored: int = 0
@@ -69,12 +73,15 @@ class BankReader:
         *,
         top_k: int,
         rule: RoutingRule,
+        all_scores: bool = True,
         allowed: Tensor | None = None,
         groups: Sequence[KeyBlock] = (),
     ) -> None:
         """Lay out the view; nothing is read from the segments yet.
 
         Args:
+            all_scores: whether `MemoryKV.all_scores` is wanted; without it, what a read takes of memory
+                beside the keys does not grow with the bank.
             groups: of segments, as the index of the tiers has them; none where they have no index.
 
         Raises: ConfigError if top_k is below 1, or a budget smaller than a document; BankMismatchError if
@@ -91,6 +98,7 @@ class BankReader:
             tiers.config.check(fingerprint, int(places.chunks.max()))
         self.top_k = top_k
         self.rule = rule
+        self.all_scores = all_scores
         self.allowed = allowed
         """(B, N) bool, True where a request may read a document. None: everywhere."""
         self._places = places
@@ -243,7 +251,7 @@ class BankReader:
             self._scanned += routed.scanned
             if routed.certified is not None:
                 self._uncertified += int((~routed.certified).sum())
-        return routed
+        return routed if self.all_scores else replace(routed, all_scores=None)
 
     def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
         """Bound, then score exactly; look into more of an index where that is asked for and not proven."""
@@ -266,8 +274,7 @@ class BankReader:
             return self._probing.look(
                 layer_idx, routing_q, query_mask, tier, least=k, allowed=self.allowed, times=times
             ).to(routing_q.device)
-        lower_BN, upper_BN = self._bounds(layer_idx, routing_q, query_mask)
-        return Probed(lower=lower_BN, upper=upper_BN, chunks=len(upper_BN) * int(self._places.chunks.sum()))
+        return self._sift(layer_idx, routing_q, query_mask, k)
 
     def _prove(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
@@ -281,7 +288,15 @@ class BankReader:
             return scores
 
         def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
-            return self._bound_again(layer_idx, routing_q, query_mask, these)
+            lower, upper = (
+                torch.full_like(coarse.lower, float("-inf")),
+                torch.full_like(coarse.upper, float("inf")),
+            )
+            columns = these.nonzero()[:, 0]
+            lower[:, these], upper[:, these] = self._bound_again(
+                layer_idx, routing_q, query_mask, coarse.of(columns)
+            )
+            return lower, upper
 
         rescored = self._tiers.config.rescored
         scored = score_promising(
@@ -290,20 +305,14 @@ class BankReader:
             k,
             rescore,
             limit=None if rescored is None else max(rescored, k),
-            bound_again=bound_again if coarse.documents is None else None,
+            bound_again=bound_again if coarse.rest is None else None,
         )
         columns = scored.documents
         best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)
         place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
         chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
-        scores, errors = coarse.all_scores(
-            *_middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
-        )
         real = columns >= 0
-        rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)[real]
-        documents = coarse.of(columns[real])
-        scores[rows, documents] = scored.exact[real]
-        errors[rows, documents] = 0
+        scores, errors = self._all(coarse, scored, real) if self.all_scores else (None, None)
         return _Routed(
             documents=coarse.of(chosen),
             scores=best,
@@ -315,48 +324,87 @@ class BankReader:
             scanned=coarse.chunks,
         )
 
-    def _bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) lower and upper bounds of all scores, on the queries' device."""
-        device = self._tiers.scan_device(routing_q.device)
+    def _all(self, coarse: Probed, scored: Scored, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all documents (B, N) scores and errors, exact where they were scored so."""
+        scores, errors = coarse.all_scores(
+            *_middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
+        )
+        rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
+        documents = coarse.of(scored.documents[real])
+        scores[rows, documents] = scored.exact[real]
+        errors[rows, documents] = 0
+        return scores, errors
+
+    def _sift(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> Probed:
+        """Scan all documents; what is kept of them, unless `all_scores`, does not grow with the bank."""
+        device, home = self._tiers.scan_device(routing_q.device), routing_q.device
         q, mask = routing_q.float().to(device), query_mask.to(device)
-        lower_BN = torch.full((len(q), len(self)), float("-inf"), device=device)
-        upper_BN = lower_BN.clone()
+        sieve, every = Sieve(len(q), k, device=home), None
+        if self.all_scores:
+            every = torch.full((2, len(q), len(self)), float("-inf"), device=home)
+            every[1] = 0
+        chunks = max(TILE // max(len(q), 1), FEWEST)
         for span, keys in self._stream(layer_idx, device):
             columns = span.columns(device)
             if span.sparse:
                 keys = keys.select(span.rows().to(device))
-            lower, upper = scan_documents(q, keys, columns.of_chunk, mask, num_documents=columns.count)
-            if columns.chosen is not None:
-                lower, upper = lower[:, columns.chosen], upper[:, columns.chosen]
-            here = span.where()
-            lower_BN[:, here], upper_BN[:, here] = lower, upper
-        lower_BN, upper_BN = lower_BN.to(routing_q.device), upper_BN.to(routing_q.device)
-        return self._masked(lower_BN), self._masked(upper_BN)
+            for tile in columns.tiles(chunks):
+                lower, upper = scan_documents(
+                    q,
+                    keys.narrow(tile.chunks.start, len(tile.chunks)),
+                    columns.of_chunk[tile.chunks.start : tile.chunks.stop] - tile.columns.start,
+                    mask,
+                    num_documents=len(tile.columns),
+                )
+                if columns.chosen is not None:
+                    seen = columns.chosen[tile.seen.start : tile.seen.stop] - tile.columns.start
+                    lower, upper = lower[:, seen], upper[:, seen]
+                here = span.where(tile.seen)
+                lower, upper = self._allow(lower.to(home), here), self._allow(upper.to(home), here)
+                documents = span.documents[tile.seen.start : tile.seen.stop].to(home)
+                sieve.add(documents, lower, upper)
+                if every is not None:
+                    every[0, :, here], every[1, :, here] = _middle(lower, upper)
+        documents, lower, upper = sieve.kept()
+        return Probed(
+            lower=lower,
+            upper=upper,
+            documents=documents,
+            every=every,
+            beyond=sieve.beyond,
+            chunks=len(q) * int(self._places.chunks.sum()),
+        )
+
+    def _allow(self, scores_Bn: Tensor, documents: slice | Tensor) -> Tensor:
+        """Of these documents, -inf where `allowed` says no."""
+        if self.allowed is None:
+            return scores_Bn
+        return scores_Bn.masked_fill(~self.allowed[:, documents].to(scores_Bn.device), float("-inf"))
 
     def _bound_again(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, these: Tensor
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Tighter bounds of documents `these` (N,) bool; of those whose keys are held in host memory."""
+        """(B, M) tighter bounds of documents (M,), ascending; of those whose keys are held in host memory."""
         device = self._tiers.scan_device(routing_q.device)
-        lower_BN = torch.full((len(routing_q), len(self)), float("-inf"), device=device)
-        upper_BN = torch.full_like(lower_BN, float("inf"))
+        lower_BM = torch.full((len(routing_q), len(documents)), float("-inf"), device=device)
+        upper_BM = torch.full_like(lower_BM, float("inf"))
         if device.type == "cpu" and self._used is not None:
-            q, mask, these = routing_q.float().cpu(), query_mask.cpu(), these.cpu()
+            q, mask, documents = routing_q.float().cpu(), query_mask.cpu(), documents.cpu()
             for span in self._spans[self._used][1]:
                 keys = span.block.kept.get(layer_idx)
-                chosen = these[span.documents]
-                if keys is None or not bool(chosen.any()):
+                at, columns = span.find(documents)
+                if keys is None or not len(at):
                     continue
-                documents, counts = span.documents[chosen], span.counts[chosen]
-                lower_BN[:, documents], upper_BN[:, documents] = scan_documents(
+                counts = span.counts[at]
+                lower_BM[:, columns], upper_BM[:, columns] = scan_documents(
                     q,
-                    keys.select(rows_of(span.starts[chosen], counts)),
-                    torch.repeat_interleave(torch.arange(len(counts)), counts),
+                    keys.select(rows_of(span.starts[at], counts)),
+                    torch.repeat_interleave(counts),
                     mask,
-                    num_documents=len(counts),
+                    num_documents=len(at),
                     finer=True,
                 )
-        return lower_BN.to(routing_q.device), upper_BN.to(routing_q.device)
+        return lower_BM.to(routing_q.device), upper_BM.to(routing_q.device)
 
     def _stream(
         self, layer_idx: int, device: torch.device, *, scanned: bool = True

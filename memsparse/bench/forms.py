@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from memsparse.bank.places import rows_of
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
-from memsparse.ops.certificate import certify, score_promising
+from memsparse.ops.certificate import Sieve, certify, score_promising
 from memsparse.ops.products import best_exact_products
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.routing import RoutingRule, collapse_queries, document_scores, top_documents
@@ -99,15 +99,25 @@ def ours(case: Case, format: KeyFormat) -> Form:  # noqa: A002 - the word everyw
 def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
     """Route as a bank's reader does: bound all, then score exactly, most promising first, until proven."""
     routing_q, k = fold(case), case.top_k
+    sieve = Sieve(len(routing_q), k, device=case.device)
+    sieve.add(torch.arange(case.documents, device=case.device), *_bounds(case, routing_q, keys))
+    kept, lower, upper = sieve.kept()
+
+    def of(columns: Tensor) -> Tensor:
+        return kept[columns.clamp_min(0)].masked_fill(columns < 0, -1)
+
+    def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = torch.full_like(lower, -torch.inf), torch.full_like(upper, torch.inf)
+        low[:, these], high[:, these] = _bounds_of(case, routing_q, keys, kept[these])
+        return low, high
+
     scored = score_promising(
-        *_bounds(case, routing_q, keys),
-        k,
-        lambda documents: rescore(case, routing_q, documents),
-        bound_again=lambda these: _bounds_of(case, routing_q, keys, these),
+        lower, upper, k, lambda columns: rescore(case, routing_q, of(columns)), bound_again=bound_again
     )
     scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    certified &= sieve.beyond < scores[:, -1]
     counts = (scored.documents >= 0).sum(1)
-    return Ranking(scores=scores, documents=best, certified=certified, rescored=counts)
+    return Ranking(scores=scores, documents=of(best), certified=certified, rescored=counts)
 
 
 def _bounds(case: Case, routing_q: Tensor, keys: ScanKeys) -> tuple[Tensor, Tensor]:
@@ -115,13 +125,10 @@ def _bounds(case: Case, routing_q: Tensor, keys: ScanKeys) -> tuple[Tensor, Tens
     return scan_documents(routing_q, keys, case.doc_of_chunk, case.query_mask, num_documents=case.documents)
 
 
-def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, these: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N) tighter bounds of documents `these` (N,) bool; -inf and inf of the others."""
-    shape = len(routing_q), case.documents
-    lower, upper = routing_q.new_full(shape, -torch.inf), routing_q.new_full(shape, torch.inf)
-    documents = these.nonzero()[:, 0]
+def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M) tighter bounds of documents (M,)."""
     counts = case.counts[documents]
-    lower[:, documents], upper[:, documents] = scan_documents(
+    return scan_documents(
         routing_q,
         keys.select(rows_of(case.starts[documents], counts)),
         torch.repeat_interleave(counts),
@@ -129,7 +136,6 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, these: Tensor) -> 
         num_documents=len(documents),
         finer=True,
     )
-    return lower, upper
 
 
 def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:

@@ -60,9 +60,7 @@ class ShardedReader:
         self._holders = [rank for rank, documents in enumerate(own.documents) if rank and documents]
 
     @classmethod
-    def open(
-        cls, ranks: Ranks, bank: Bank, view: Mapping[str, Any], *, holder: str = "", all_scores: bool = True
-    ) -> "ShardedReader":
+    def open(cls, ranks: Ranks, bank: Bank, view: Mapping[str, Any], *, holder: str = "") -> "ShardedReader":
         """Let every rank open its shard of a view, and see that all of them have the same bank.
 
         Args:
@@ -89,7 +87,7 @@ class ShardedReader:
             lambda: open_shard(bank, view, 0, ranks.count),
             patience=PATIENCE,
         )
-        reader = cls(ranks, own, key, top_k=view["top_k"], all_scores=all_scores)
+        reader = cls(ranks, own, key, top_k=view["top_k"], all_scores=view.get("all_scores", True))
         weakref.finalize(reader, ranks.forget, key)
         for rank, reply in replies.items():
             if reply.values["digest"] != own.digest:

@@ -46,6 +46,8 @@ _VIEWS = 4
 
 Namespaces = str | Sequence[str] | None
 """One namespace, several, or all."""
+_View = tuple[str | tuple[str, ...] | None, int, bool]
+"""Namespaces, version, and whether the scores of all documents are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +87,7 @@ class MemoryEngine:
             self._runner, max_batch=config.max_batch, max_batch_tokens=config.max_batch_tokens
         )
         self._no_memory = _NoMemory(loaded.config)
-        self._views: OrderedDict[tuple[str | tuple[str, ...] | None, int], tuple[NumberedReader, float]] = (
-            OrderedDict()
-        )
+        self._views: OrderedDict[_View, tuple[NumberedReader, float]] = OrderedDict()
         self._mutex = Lock()
 
     @classmethod
@@ -198,7 +198,7 @@ class MemoryEngine:
         self._check_question(query, "query")
         if limit < 1:
             raise ConfigError(f"limit is {limit}; it must be at least 1")
-        reader = self._reader(namespace, version)
+        reader = self._reader(namespace, version, all_scores=True)
         if not len(reader.numbers):
             return Routed(hits=(), layers=())
         ids, roles = self.model.prompts.question(query)
@@ -354,11 +354,19 @@ class MemoryEngine:
     def _first_position(self) -> int:
         return len(self.model.prompts.head()) + self.model.config.top_k_documents
 
-    def _reader(self, namespace: Namespaces, version: int | None) -> NumberedReader:
-        """A reader of one version, kept with its routing keys until a document in it expires."""
+    def _reader(
+        self, namespace: Namespaces, version: int | None, *, all_scores: bool = False
+    ) -> NumberedReader:
+        """A reader of one version, kept until a document in it expires.
+
+        Args:
+            all_scores: whether the scores of all documents are wanted even if no decoding takes them.
+        """
+        config = self.model.config
+        all_scores = all_scores or (self.config.id_decoding or config.id_decoding) == "router"
         latest = self.bank.version
         namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
-        key = (namespace, latest if version is None else version)
+        key = (namespace, latest if version is None else version, all_scores)
         with self._mutex:
             reader, stale = self._views.get(key, (None, -inf))
             if reader is None or time() >= stale:
@@ -367,10 +375,10 @@ class MemoryEngine:
                     self._expiries(namespace) if key[1] == latest else [now]
                 )  # known of the latest only
                 stale = min((e for e in expiries if e >= now), default=inf)
-                config = self.model.config
                 reader = self._open_reader(
                     top_k=config.top_k_documents,
                     rule=config.routing_rule(),
+                    all_scores=all_scores,
                     namespace=namespace,
                     version=key[1],
                     now=now,

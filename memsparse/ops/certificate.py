@@ -16,6 +16,8 @@ from torch import Tensor
 from memsparse.errors import InputError
 from memsparse.ops.routing import top_documents
 
+_SIFTED = 4096
+"""Documents that are looked at again together, at least."""
 Rescore = Callable[[Tensor], Tensor]
 """Document indices (B, M), -1 for none, to exact scores (B, M) float32; what it says for -1 is not read."""
 BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -39,6 +41,60 @@ class Scored:
     """(B, N) float32, of all documents by their bounds."""
     upper: Tensor
     """(B, N) float32."""
+
+
+class Sieve:
+    """Documents that may be among the k best, while bounds of more and more of them come in.
+
+    A document whose upper bound lies below the k-th best lower bound of any others is out, whatever follows;
+    what is kept of all the others that are out is one bound. So what it holds depends on how close documents
+    are to each other, not on how many there are.
+    """
+
+    def __init__(self, requests: int, k: int, *, device: torch.device) -> None:
+        """Begin without documents.
+
+        Raises: InputError if k is below 1.
+        """
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least 1 document")
+        self._k = k
+        self._best_Bk = torch.full((requests, 0), -torch.inf, device=device)
+        self._documents = torch.empty(0, dtype=torch.int64, device=device)
+        self._bounds_2BM = torch.empty(2, requests, 0, device=device)
+        self._added: list[tuple[Tensor, Tensor]] = []
+        self._waiting = 0
+        self.beyond = torch.full((requests,), -torch.inf, device=device)
+        """(B,) float32: no document that is out scores above it; -inf where none is that has a score."""
+
+    def add(self, documents: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """Take bounds (B, n) of other documents (n,) int64; -inf in both for no score."""
+        best = torch.cat([self._best_Bk, lower.topk(min(self._k, lower.shape[1]), dim=1).values], dim=1)
+        self._best_Bk = best.topk(min(self._k, best.shape[1]), dim=1).values
+        self._added.append(self._fit(documents, torch.stack([lower, upper])))
+        self._waiting += len(self._added[-1][0])
+        if self._waiting > max(_SIFTED, len(self._documents)):
+            self.kept()
+
+    def kept(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is not out: documents (M,) ascending, and their bounds (B, M)."""
+        documents, bounds = zip((self._documents, self._bounds_2BM), *self._added, strict=True)
+        self._documents, self._bounds_2BM = self._fit(torch.cat(documents), torch.cat(bounds, dim=2))
+        self._added.clear()
+        self._waiting = 0
+        order = self._documents.argsort()
+        lower, upper = self._bounds_2BM[:, :, order]
+        return self._documents[order], lower, upper
+
+    def _fit(self, documents: Tensor, bounds_2Bn: Tensor) -> tuple[Tensor, Tensor]:
+        """Those that are not out."""
+        upper = bounds_2Bn[1]
+        bar = self._best_Bk[:, -1:] if self._best_Bk.shape[1] == self._k else -torch.inf
+        fits = ((upper >= bar) & (upper > -torch.inf)).any(0)
+        out = upper[:, ~fits]
+        if out.shape[1]:
+            self.beyond = self.beyond.maximum(out.amax(1))
+        return documents[fits], bounds_2Bn[:, :, fits]
 
 
 def score_promising(

@@ -372,3 +372,9 @@ def _focal(log_p: Tensor, power: float) -> Tensor:
 
 def _mean(terms: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(terms)).mean()
+
+
+def kth_best(scores_BN: Tensor, k: int) -> list[float]:
+    """The k-th best score of every request; -inf where there are fewer."""
+    rows = (sorted(row, reverse=True) for row in scores_BN.tolist())
+    return [row[k - 1] if k <= len(row) else -math.inf for row in rows]

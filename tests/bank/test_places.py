@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memsparse.bank.keys import KeyBlock
-from memsparse.bank.places import Places, rows_of
+from memsparse.bank.places import Columns, Places, rows_of
 
 
 def block(*chunks: tuple[int, int]) -> KeyBlock:
@@ -60,11 +60,41 @@ def test_spans_cover_the_view_in_the_order_chunks_lie(seed: int, share: float) -
         chunks = span.rows().tolist() if span.sparse else range(span.block.chunks)
         for chunk, column in zip(chunks, columns.of_chunk.tolist(), strict=True):
             assert document.get(column) == expected.get(chunk)
+        for size in (1, 3, 10, 1000):
+            check_tiles(columns, size, len(span.documents))
+        asked = torch.arange(0, len(seen) + 3, 2)
+        places, which = span.find(asked)
+        assert torch.equal(span.documents[places], asked[which])
+        assert set(asked[which].tolist()) == set(asked.tolist()) & set(span.documents.tolist())
+
+
+def check_tiles(columns: Columns, size: int, documents: int) -> None:
+    """Tiles follow each other, end where documents do, and miss no document."""
+    tiles = columns.tiles(size)
+    assert columns.tiles(size) is tiles
+    owners = columns.of_chunk.tolist()
+    assert [chunk for tile in tiles for chunk in tile.chunks] == list(range(len(owners)))
+    assert [index for tile in tiles for index in tile.seen] == list(range(documents))
+    for tile, after in zip(tiles, [*tiles[1:], None], strict=True):
+        own = owners[tile.chunks.start : tile.chunks.stop]
+        assert after is None or len(own) >= size
+        assert len(own) < size + own.count(own[-1])
+        assert after is None or own[-1] < owners[after.chunks.start]
+        assert set(own) <= set(tile.columns)
+        chosen = range(documents) if columns.chosen is None else columns.chosen.tolist()
+        assert {chosen[index] for index in tile.seen} <= set(tile.columns)
 
 
 def test_where_is_a_slice_for_consecutive_documents() -> None:
-    one = block((1, 6))
+    one = block((1, 12))
     [span] = Places([(3, 1, 0, 2), (5, 1, 2, 4)]).spans({1: one})
-    assert span.where() == slice(0, 2)
+    assert span.where(range(2)) == slice(0, 2)
+    assert span.where(range(1, 2)) == slice(1, 2)
     [span] = Places([(3, 1, 2, 4), (5, 1, 0, 2)]).spans({1: one})
-    assert span.where().tolist() == [1, 0]
+    assert not span.ascending
+    assert span.where(range(2)).tolist() == [1, 0]
+    places, which = span.find(torch.tensor([0, 1, 7]))
+    assert (places.tolist(), which.tolist()) == ([0, 1], [1, 0])
+    first, second = Places([(1, 1, 0, 1), (2, 2, 0, 1), (3, 1, 1, 1)]).spans({1: one, 2: block((2, 1))})
+    assert first.where(range(2)).tolist() == [0, 2]
+    assert second.where(range(1)) == slice(1, 2)

@@ -154,6 +154,29 @@ def test_every_tier_finds_what_exact_scores_find(bank: Bank, name: str, view: di
     torch.testing.assert_close(found.v, memory.v, atol=float(loose), rtol=0)
 
 
+@pytest.mark.parametrize("tile", [7, 100, 2**19])
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tiles_and_scores_that_are_not_kept_change_nothing(
+    bank: Bank, name: str, view: dict, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routing_q, query_mask = ragged(seed=tile)
+    for top_k in (1, 5):
+        wanted = bank.reader(top_k=top_k, **view).read(1, routing_q, query_mask)
+        monkeypatch.setattr(reader, "TILE", 4 * tile)
+        monkeypatch.setattr(reader, "FEWEST", 1)
+        lean = bank.reader(top_k=top_k, all_scores=False, **view, tiers=CONFIGS[name])
+        for all_scores, found in (
+            (False, lean.read(1, routing_q, query_mask)),
+            (True, bank.reader(top_k=top_k, **view, tiers=CONFIGS[name]).read(1, routing_q, query_mask)),
+        ):
+            for field in ("documents", "scores", "chunks", "mask", "document_of_slot"):
+                assert torch.equal(getattr(found, field), getattr(wanted, field)), field
+            assert found.certified is None or bool(found.certified.all())
+            assert (found.all_scores is not None) == all_scores
+        monkeypatch.undo()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_accelerator_finds_the_same(bank: Bank, monkeypatch: pytest.MonkeyPatch, name: str) -> None:

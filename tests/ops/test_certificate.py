@@ -6,7 +6,7 @@ from torch import Tensor
 
 from memsparse.errors import InputError
 from memsparse.ops import certificate, reference
-from memsparse.ops.certificate import Scored, certify, score_promising
+from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
 from memsparse.ops.routing import top_documents
 
 
@@ -163,3 +163,39 @@ def test_what_cannot_be_answered_is_refused() -> None:
         score_promising(torch.zeros(1, 3), torch.zeros(1, 3), 0, lambda ranked: ranked.float())
     with pytest.raises(InputError, match="k is 0"):
         certify(torch.zeros(1, 3), torch.zeros(1, 1).long(), torch.zeros(1, 1), 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(**CASES, parts=st.integers(1, 6), held=st.sampled_from([0, 3, 4096]))
+def test_a_sieve_keeps_what_may_be_among_the_best(
+    seed: int, requests: int, documents: int, k: int, levels: int, spread: int, parts: int, held: int
+) -> None:
+    lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
+    order = torch.randperm(documents, generator=torch.Generator().manual_seed(seed))
+    sieve = Sieve(requests, k, device=torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificate, "_SIFTED", held)
+        for some in order.tensor_split(parts):
+            sieve.add(some, lower[:, some], upper[:, some])
+    kept, low, high = sieve.kept()
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert torch.equal(low, lower[:, kept])
+    assert torch.equal(high, upper[:, kept])
+    bars = reference.kth_best(lower, k)
+    for b, bar in enumerate(bars):
+        out = [d for d in range(documents) if d not in kept.tolist()]
+        assert sieve.beyond[b] == max((float(upper[b, d]) for d in out), default=-torch.inf)
+        assert sieve.beyond[b] < bar or sieve.beyond[b] == -torch.inf
+        # Nothing that another request does not want is kept without need.
+        if requests == 1:
+            assert all(upper[b, d] >= bar and upper[b, d] > -torch.inf for d in kept.tolist())
+    wanted = top_documents(exact, min(k, documents))[1] if documents else exact.long()
+    found = top_documents(exact[:, kept], min(k, len(kept)))[1] if len(kept) else kept.expand(requests, 0)
+    for b in range(requests):
+        there = [d for d in wanted[b].tolist() if d >= 0]
+        assert kept[found[b][found[b] >= 0]].tolist()[: len(there)] == there
+
+
+def test_a_sieve_wants_at_least_one() -> None:
+    with pytest.raises(InputError, match="k is 0"):
+        Sieve(1, 0, device=torch.device("cpu"))
