@@ -60,41 +60,52 @@ class Sieve:
             raise InputError(f"k is {k}; ask for at least 1 document")
         self._k = k
         self._best_Bk = torch.full((requests, 0), -torch.inf, device=device)
-        self._documents = torch.empty(0, dtype=torch.int64, device=device)
-        self._bounds_2BM = torch.empty(2, requests, 0, device=device)
-        self._added: list[tuple[Tensor, Tensor]] = []
-        self._waiting = 0
+        nothing = torch.empty(requests, 0, device=device)
+        self._nothing = torch.empty(0, dtype=torch.int64, device=device), nothing, nothing
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._sifted = 0
         self.beyond = torch.full((requests,), -torch.inf, device=device)
         """(B,) float32: no document that is out scores above it; -inf where none is that has a score."""
 
     def add(self, documents: Tensor, lower: Tensor, upper: Tensor) -> None:
         """Take bounds (B, n) of other documents (n,) int64; -inf in both for no score."""
-        best = torch.cat([self._best_Bk, lower.topk(min(self._k, lower.shape[1]), dim=1).values], dim=1)
-        self._best_Bk = best.topk(min(self._k, best.shape[1]), dim=1).values
-        self._added.append(self._fit(documents, torch.stack([lower, upper])))
-        self._waiting += len(self._added[-1][0])
-        if self._waiting > max(_SIFTED, len(self._documents)):
-            self.kept()
+        best = lower.topk(min(self._k, lower.shape[1]), dim=1).values
+        if self._best_Bk.shape[1]:
+            best = torch.cat([self._best_Bk, best], dim=1)
+            best = best.topk(min(self._k, best.shape[1]), dim=1).values
+        self._best_Bk = best
+        self._parts.append(self._fit(documents, lower, upper))
+        if sum(len(part[0]) for part in self._parts) - self._sifted > max(_SIFTED, self._sifted):
+            self._sift()
 
     def kept(self) -> tuple[Tensor, Tensor, Tensor]:
         """What is not out: documents (M,) ascending, and their bounds (B, M)."""
-        documents, bounds = zip((self._documents, self._bounds_2BM), *self._added, strict=True)
-        self._documents, self._bounds_2BM = self._fit(torch.cat(documents), torch.cat(bounds, dim=2))
-        self._added.clear()
-        self._waiting = 0
-        order = self._documents.argsort()
-        lower, upper = self._bounds_2BM[:, :, order]
-        return self._documents[order], lower, upper
+        if len(self._parts) > 1:  # the last one has met the last bar already
+            self._sift()
+        documents, lower, upper = (self._parts or [self._nothing])[0]
+        if bool((documents.diff() < 0).any()):
+            documents, order = documents.sort()
+            lower, upper = lower[:, order], upper[:, order]
+        return documents, lower, upper
 
-    def _fit(self, documents: Tensor, bounds_2Bn: Tensor) -> tuple[Tensor, Tensor]:
+    def _sift(self) -> None:
+        """Make one part of all."""
+        documents, lower, upper = zip(*self._parts, strict=True)
+        self._parts = [self._fit(torch.cat(documents), torch.cat(lower, dim=1), torch.cat(upper, dim=1))]
+        self._sifted = len(self._parts[0][0])
+
+    def _fit(self, documents: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those that are not out."""
-        upper = bounds_2Bn[1]
-        bar = self._best_Bk[:, -1:] if self._best_Bk.shape[1] == self._k else -torch.inf
-        fits = ((upper >= bar) & (upper > -torch.inf)).any(0)
-        out = upper[:, ~fits]
-        if out.shape[1]:
-            self.beyond = self.beyond.maximum(out.amax(1))
-        return documents[fits], bounds_2Bn[:, :, fits]
+        if not len(documents):
+            return documents, lower, upper
+        bar = torch.full_like(self.beyond, torch.finfo(upper.dtype).min)
+        if self._best_Bk.shape[1] == self._k:
+            bar = bar.maximum(self._best_Bk[:, -1])
+        fits = upper >= bar[:, None]
+        wanted = fits.any(0)
+        self.beyond = self.beyond.maximum(upper.masked_fill(wanted, -torch.inf).amax(1))
+        columns = wanted.nonzero()[:, 0]
+        return documents[columns], lower[:, columns], upper[:, columns]
 
 
 def score_promising(

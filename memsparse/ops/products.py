@@ -99,6 +99,8 @@ def round_queries(
     """
 
     def largest(values_R: Tensor) -> Tensor:
+        if requests == 1:
+            return values_R.amax(0, keepdim=True)
         return values_R.new_zeros(requests).scatter_reduce(0, request_R, values_R, "amax")
 
     def longest(rows_RW: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ def round_queries(
     peak = largest(tokens_RW.abs().amax(1)).clamp_min(2.0**-90).double()
     units = peak / _LARGEST if arithmetic == "int8" else torch.exp2(torch.ceil(torch.log2(peak)))
     units = units.float()
-    scaled = tokens_RW / units[request_R, None]
+    scaled = tokens_RW / (units if requests == 1 else units[request_R, None])
     values = (scaled.round() if arithmetic == "int8" else scaled).to(_DTYPES[arithmetic])
     lost = units.new_zeros(requests).double() if values is scaled else longest(scaled - values)
     # Dividing rounds to float32, by a power of two only what is too small for it.
