@@ -116,6 +116,23 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sifted:
+    """What is known of the scores of all documents of a layer, told of those that may be among the best.
+
+    B requests, M documents.
+    """
+
+    documents: Tensor
+    """(M,) int64 ascending, the indices of those that may be among the best of any request."""
+    lower: Tensor
+    """(B, M) float32 bound of each score."""
+    upper: Tensor
+    """(B, M) float32"""
+    beyond: Tensor
+    """(B,) float32: no other document scores above it; -inf where no other has a score."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryKV:
     """Chunks a layer attends to, one row per request, padded on the right.
 
@@ -145,6 +162,8 @@ class MemoryKV:
     certified: Tensor | None = None
     """(B,) bool, whether `documents` and `scores` are proven to be those of exact scores. None: nothing to
     prove."""
+    sifted: Sifted | None = None
+    """In place of `all_scores`, where the reader does not keep them but can tell them."""
 
 
 class MemoryWriter(Protocol):
@@ -166,6 +185,16 @@ class MemoryReader(Protocol):
         Shapes: routing_q (B, T, G*D) collapsed, or (B, T, H, D) when heads are not averaged;
         query_mask (B, T) bool, True on the tokens that route.
         """
+
+
+def sifted_rows(sifted: Sifted, rows: Tensor | slice) -> Sifted:
+    """Of some of the requests; a copy, so that it keeps nothing of the others alive."""
+    return Sifted(
+        documents=sifted.documents,
+        lower=sifted.lower[rows].clone(),
+        upper=sifted.upper[rows].clone(),
+        beyond=sifted.beyond[rows].clone(),
+    )
 
 
 def empty_memory(batch: int, kv_heads: int, head_dim: int, *, like: Tensor) -> MemoryKV:

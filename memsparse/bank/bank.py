@@ -271,8 +271,8 @@ class Bank:
         Args:
             top_k: documents per layer and request.
             rule: reductions of the model's router. None: the paper's, with the bank's score.
-            all_scores: whether `MemoryKV.all_scores` is wanted; without it, what a read takes of memory
-                beside the keys does not grow with the bank.
+            all_scores: whether `MemoryKV.all_scores` is wanted. If not, a scan tells `MemoryKV.sifted`, and
+                what it takes of memory beside the keys does not grow with the bank.
             namespace: one, or several. None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.

@@ -30,14 +30,14 @@ from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeErr
 from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.routing import RoutingRule, document_scores, top_documents
-from memsparse.ops.scan import scan_documents
-from memsparse.types import MemoryKV, empty_memory
+from memsparse.ops.scan import Scan, scan_documents
+from memsparse.types import MemoryKV, Sifted, empty_memory
 
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
-TILE = 2**19
+TILE = 2**17
 """Chunks times requests bounded at a time."""
-FEWEST = 2**15
+FEWEST = 2**14
 """Chunks bounded at a time, at least."""
 
 
@@ -51,6 +51,7 @@ class _Routed:
     all_scores: Tensor | None
     errors: Tensor | None = None
     certified: Tensor | None = None
+    sifted: Sifted | None = None
     rescored: int = 0
     """Documents scored exactly beside a coarse stage, all requests together."""
     scanned: int = 0
@@ -80,8 +81,8 @@ class BankReader:
         """Lay out the view; nothing is read from the segments yet.
 
         Args:
-            all_scores: whether `MemoryKV.all_scores` is wanted; without it, what a read takes of memory
-                beside the keys does not grow with the bank.
+            all_scores: whether `MemoryKV.all_scores` is wanted. If not, a scan tells `MemoryKV.sifted`, and
+                what it takes of memory beside the keys does not grow with the bank.
             groups: of segments, as the index of the tiers has them; none where they have no index.
 
         Raises: ConfigError if top_k is below 1, or a budget smaller than a document; BankMismatchError if
@@ -210,6 +211,15 @@ class BankReader:
         allowed = self.allowed.to(documents.device).gather(1, documents.clamp_min(0))
         return scores.masked_fill(~allowed, float("-inf"))
 
+    @torch.no_grad()
+    def bound_all(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) scores of all documents by a scan, and how far each may lie from the exact one."""
+        self._check_layer(layer_idx)
+        scanned = self._sift(layer_idx, routing_q, query_mask, 1, every=True)
+        assert scanned.every is not None
+        scores_BN, errors_BN = scanned.every
+        return scores_BN, errors_BN
+
     def _check_layer(self, layer_idx: int) -> None:
         if layer_idx not in self._fingerprint.memory_layers:
             raise ConfigError(
@@ -251,7 +261,7 @@ class BankReader:
             self._scanned += routed.scanned
             if routed.certified is not None:
                 self._uncertified += int((~routed.certified).sum())
-        return routed if self.all_scores else replace(routed, all_scores=None)
+        return routed
 
     def _route_by_bounds(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> _Routed:
         """Bound, then score exactly; look into more of an index where that is asked for and not proven."""
@@ -274,7 +284,7 @@ class BankReader:
             return self._probing.look(
                 layer_idx, routing_q, query_mask, tier, least=k, allowed=self.allowed, times=times
             ).to(routing_q.device)
-        return self._sift(layer_idx, routing_q, query_mask, k)
+        return self._sift(layer_idx, routing_q, query_mask, k, every=self.all_scores)
 
     def _prove(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
@@ -312,7 +322,11 @@ class BankReader:
         place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
         chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
         real = columns >= 0
-        scores, errors = self._all(coarse, scored, real) if self.all_scores else (None, None)
+        scores = errors = sifted = None
+        if self.all_scores:
+            scores, errors = self._all(coarse, scored, real)
+        elif coarse.beyond is not None and coarse.rest is None:
+            sifted = _sifted(coarse, scored, real)
         return _Routed(
             documents=coarse.of(chosen),
             scores=best,
@@ -320,6 +334,7 @@ class BankReader:
             all_scores=scores,
             errors=errors,
             certified=coarse.certified(certified, best[:, -1]),
+            sifted=sifted,
             rescored=int(real.sum()),
             scanned=coarse.chunks,
         )
@@ -335,25 +350,23 @@ class BankReader:
         errors[rows, documents] = 0
         return scores, errors
 
-    def _sift(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int) -> Probed:
-        """Scan all documents; what is kept of them, unless `all_scores`, does not grow with the bank."""
+    def _sift(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, *, every: bool) -> Probed:
+        """Scan all documents; what is kept of them, unless `every`, does not grow with the bank."""
         device, home = self._tiers.scan_device(routing_q.device), routing_q.device
         q, mask = routing_q.float().to(device), query_mask.to(device)
-        sieve, every = Sieve(len(q), k, device=home), None
-        if self.all_scores:
-            every = torch.full((2, len(q), len(self)), float("-inf"), device=home)
-            every[1] = 0
+        scan, sieve, all_2BN = Scan(q, mask), Sieve(len(q), k, device=home), None
+        if every:
+            all_2BN = torch.full((2, len(q), len(self)), float("-inf"), device=home)
+            all_2BN[1] = 0
         chunks = max(TILE // max(len(q), 1), FEWEST)
         for span, keys in self._stream(layer_idx, device):
             columns = span.columns(device)
             if span.sparse:
                 keys = keys.select(span.rows().to(device))
             for tile in columns.tiles(chunks):
-                lower, upper = scan_documents(
-                    q,
+                lower, upper = scan.bounds(
                     keys.narrow(tile.chunks.start, len(tile.chunks)),
                     columns.of_chunk[tile.chunks.start : tile.chunks.stop] - tile.columns.start,
-                    mask,
                     num_documents=len(tile.columns),
                 )
                 if columns.chosen is not None:
@@ -363,14 +376,14 @@ class BankReader:
                 lower, upper = self._allow(lower.to(home), here), self._allow(upper.to(home), here)
                 documents = span.documents[tile.seen.start : tile.seen.stop].to(home)
                 sieve.add(documents, lower, upper)
-                if every is not None:
-                    every[0, :, here], every[1, :, here] = _middle(lower, upper)
+                if all_2BN is not None:
+                    all_2BN[0, :, here], all_2BN[1, :, here] = _middle(lower, upper)
         documents, lower, upper = sieve.kept()
         return Probed(
             lower=lower,
             upper=upper,
             documents=documents,
-            every=every,
+            every=all_2BN,
             beyond=sieve.beyond,
             chunks=len(q) * int(self._places.chunks.sum()),
         )
@@ -461,6 +474,7 @@ class BankReader:
             chunks=routed.chunks,
             errors=routed.errors,
             certified=routed.certified,
+            sifted=routed.sifted,
         )
 
     def _place(self, document: int) -> Place:
@@ -477,6 +491,16 @@ class BankReader:
         following = layers.index(layer_idx) + 1
         if following < len(layers):
             self._tiers.content.prefetch(layers[following], places, device)
+
+
+def _sifted(coarse: Probed, scored: Scored, real: Tensor) -> Sifted:
+    """What a scan left, exact where it was scored so."""
+    lower, upper = scored.lower.clone(), scored.upper.clone()
+    rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
+    columns = scored.documents[real]
+    lower[rows, columns] = upper[rows, columns] = scored.exact[real]
+    assert coarse.beyond is not None
+    return Sifted(documents=coarse.documents, lower=lower, upper=upper, beyond=coarse.beyond)
 
 
 def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

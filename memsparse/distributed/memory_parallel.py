@@ -30,7 +30,7 @@ from memsparse.distributed.shard import Shard, open_shard, to_json
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import NumberedReader
+from memsparse.engine.session import NumberedReader
 from memsparse.errors import BankMismatchError
 from memsparse.types import MemoryKV
 
@@ -190,6 +190,9 @@ class ParallelEngine(MemoryEngine):
             self._ranks.release(self._holder)
         finally:
             super().close()
+
+    def _sifts(self) -> bool:
+        return False
 
     def _open_reader(self, **view: Any) -> NumberedReader:
         return ShardedReader.open(self._ranks, self.bank, view, holder=self._holder)

@@ -23,9 +23,10 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.ingest import AddReport, Ingest, Progress
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.engine.model_runner import ModelRunner, NumberedReader
+from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
 from memsparse.engine.scheduler import Question, Scheduler
+from memsparse.engine.session import NumberedReader
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.text import Prompt
@@ -360,10 +361,11 @@ class MemoryEngine:
         """A reader of one version, kept until a document in it expires.
 
         Args:
-            all_scores: whether the scores of all documents are wanted even if no decoding takes them.
+            all_scores: whether those of all documents are wanted, and not only who decides by them.
         """
         config = self.model.config
-        all_scores = all_scores or (self.config.id_decoding or config.id_decoding) == "router"
+        decides = (self.config.id_decoding or config.id_decoding) == "router"
+        all_scores = all_scores or (decides and not self._sifts())
         latest = self.bank.version
         namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
         key = (namespace, latest if version is None else version, all_scores)
@@ -393,6 +395,10 @@ class MemoryEngine:
     def _open_reader(self, **view: Any) -> NumberedReader:
         """What questions are routed by; `Bank.reader` says what a view is."""
         return self.bank.reader(**view)
+
+    def _sifts(self) -> bool:
+        """Whether readers that do not keep the scores of all documents tell enough to decide by them."""
+        return self.config.tiers.index == "none"
 
     def _expiries(self, namespace: Namespaces) -> list[float]:
         return [info.expires for info in self.bank.documents(namespace=namespace) if info.expires is not None]

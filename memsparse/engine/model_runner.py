@@ -1,215 +1,23 @@
 """Stage 2 and 3: prefill a prompt over a memory, then run token by token on its cache.
 
-N documents in memory, V tokens of vocabulary.
+N tokens of all requests, R requests, V tokens of vocabulary.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
+from memsparse.engine.session import ExactReader, Prefix, Session, SiftingReader
 from memsparse.errors import EngineError
 from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed
-from memsparse.ops.routing import top_documents
 from memsparse.text import RESPONSE, ROUTES, Prompt
-from memsparse.types import LayerRouting, MemoryKV, MemoryReader
-
-
-class NumberedReader(MemoryReader, Protocol):
-    """A reader that knows the numbers of its documents."""
-
-    @property
-    def numbers(self) -> Tensor:
-        """(N,) int64, ascending: the number of each document index."""
-
-
-@runtime_checkable
-class ExactReader(Protocol):
-    """A reader whose scores may be approximate, and that can score a few documents exactly."""
-
-    def exact_scores(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
-    ) -> Tensor:
-        """(B, k) float32 exact scores of documents (B, k); -inf where a document is -1."""
-
-
-Exact = Callable[[int, Tensor], Tensor]
-"""(layer, document indices (k,)) to the exact scores (k,) of one request."""
-SHORTLIST = 64
-"""Documents scored exactly where the scores of some are guesses, at least; four times those wanted."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Session:
-    """One call in progress: its cache, and what the next token is chosen from."""
-
-    cache: RequestCache
-    logits: Tensor
-    """(V,) float32 on the CPU, after the last token run."""
-    routing: dict[int, MemoryKV]
-    """What each memory layer read, by layer."""
-    position: int
-    """Rotary position of the next token."""
-    route_seconds: float
-
-    exact: Exact | None = None
-    """Scores documents of this request exactly; needed where what a layer read has `errors`."""
-    prefix: "Prefix | None" = None
-    """Of its prompt, for the next prompt of the request."""
-
-    def scores(self) -> Tensor:
-        """(N,) mean routing score of every document over the memory layers, within the mean of their errors;
-        a guess where that is inf.
-
-        Raises: EngineError if the reader does not keep the scores of all documents.
-        """
-        scores = [kv.all_scores[0].cpu() for kv in self.routing.values() if kv.all_scores is not None]
-        if not scores or len(scores) < len(self.routing):
-            raise EngineError(
-                'the memory reader keeps no scores of all documents; use id_decoding="generate"'
-            )
-        return _mean(scores)
-
-    def best(self, limit: int, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The documents with the best exact mean score over the memory layers, as `top_documents` gives them.
-
-        Behind an index, which does not look at all documents in every layer: the best of those whose guessed
-        means are the highest.
-
-        Args:
-            without: (N,) bool, True on documents to leave out. None: none.
-
-        Returns: scores (limit,) and document indices (limit,); -inf and -1 where there are fewer.
-
-        Raises: EngineError as `scores`.
-        """
-        scores = self.scores()
-        if without is not None:
-            scores = scores.masked_fill(without, float("-inf"))
-        errors = [kv.errors[0].cpu() for kv in self.routing.values() if kv.errors is not None]
-        bound = torch.stack(errors).double().sum(0) / len(self.routing) if errors else None
-        return _best(scores, bound, self.means, limit)
-
-    def means(self, documents: Tensor) -> Tensor:
-        """(k,) exact mean scores of documents (k,), by index.
-
-        Raises: EngineError as `scores`.
-        """
-        if all(kv.errors is None for kv in self.routing.values()):
-            return self.scores()[documents]
-        return _mean([self._exact(layer, documents) for layer in self.routing])
-
-    def take_back(self, tokens: int, logits: Tensor) -> None:
-        """Forget the last tokens that were run behind the prompt; `logits` are those before them."""
-        for layer in self.cache.layers.values():
-            layer.length -= tokens
-        self.position -= tokens
-        self.logits = logits
-
-    def routed(self, numbers: Tensor, *, limit: int | None = None) -> tuple[LayerRouting, ...]:
-        """What every layer selected, by document number, best first; or its `limit` best, selected or not.
-
-        Raises: EngineError if more are asked for than were selected of a reader that keeps no other scores.
-        """
-        rows = []
-        for layer, kv in self.routing.items():
-            chosen, scores = kv.documents[0].cpu(), kv.scores[0].cpu()
-            chunks = () if kv.chunks is None else tuple(kv.chunks[0].cpu()[chosen >= 0].tolist())
-            certified = None if kv.certified is None else bool(kv.certified[0])
-            guesses = kv.errors is not None and bool(kv.errors[0].isinf().any())
-            if limit is not None and guesses and limit <= len(chosen):
-                chosen, scores, chunks = chosen[:limit], scores[:limit], chunks[:limit]
-            elif limit is not None:
-                if kv.all_scores is None:
-                    raise EngineError("the memory reader keeps no scores of all documents; ask for no limit")
-                errors = None if kv.errors is None else kv.errors[0].cpu().double()
-                scores, chosen = _best(kv.all_scores[0].cpu(), errors, partial(self._exact, layer), limit)
-                chunks = () if certified is False else chunks[:limit]
-                certified = None if certified is None else not guesses
-            real = chosen >= 0
-            rows.append(
-                LayerRouting(
-                    layer=layer,
-                    numbers=tuple(numbers[chosen[real]].tolist()),
-                    scores=tuple(scores[real].tolist()),
-                    chunks=chunks,
-                    certified=certified,
-                )
-            )
-        return tuple(rows)
-
-    def _exact(self, layer: int, documents: Tensor) -> Tensor:
-        kv = self.routing[layer]
-        if kv.all_scores is None:
-            raise EngineError(
-                "the memory reader keeps no scores of all documents; it cannot tell those of some"
-            )
-        scores = kv.all_scores[0].cpu()[documents]
-        unsure = torch.zeros_like(documents, dtype=torch.bool)
-        if kv.errors is not None:
-            unsure = kv.errors[0].cpu()[documents] > 0
-        if bool(unsure.any()):
-            if self.exact is None:
-                raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
-            scores[unsure] = self.exact(layer, documents[unsure]).cpu()
-        return scores
-
-
-def _mean(scores: Sequence[Tensor]) -> Tensor:
-    """Mean over layers, the same for a document whatever others are beside it: added up in float64."""
-    total = torch.zeros_like(scores[0], dtype=torch.float64)
-    for layer in scores:
-        total += layer
-    return (total / len(scores)).float()
-
-
-def _best(
-    scores: Tensor, errors: Tensor | None, exact: Callable[[Tensor], Tensor], limit: int
-) -> tuple[Tensor, Tensor]:
-    """The top `limit` of exact scores, where `scores` (N,) are within `errors` (N,) float64 of them.
-
-    Every document whose upper bound reaches the `limit`-th best lower bound is scored exactly; no other can
-    be among the best. Where some errors are inf, scores are guesses, and a shortlist of the best is scored.
-    Returns scores and indices (limit,), as `top_documents`.
-    """
-    if errors is not None:
-        if bool(errors.isinf().any()):
-            best, candidates = scores.topk(min(max(SHORTLIST, 4 * limit), len(scores)))
-            candidates = candidates[best > float("-inf")]
-        else:
-            candidates = _within_reach(scores, errors, limit)
-        scores = torch.full_like(scores, float("-inf"))
-        scores[candidates] = exact(candidates)
-    best, index = top_documents(scores[None], limit)
-    return best[0], index[0]
-
-
-def _within_reach(scores: Tensor, errors: Tensor, limit: int) -> Tensor:
-    """The indices of documents that can be among the `limit` best."""
-    slack = errors + 2.0**-22 * scores.double().abs().nan_to_num(posinf=0.0)  # float32 ties and rounding
-    lower, upper = scores - slack, scores + slack
-    cut = lower.topk(min(limit, len(lower))).values[-1:]
-    return ((upper >= cut) & (scores > float("-inf"))).nonzero()[:, 0]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prefix:
-    """What the local layers, those below the first memory layer, made of the start of a prompt.
-
-    They see nothing but the tokens before, so it holds for every prompt that starts with the same ids.
-    """
-
-    ids: Sequence[int]
-    first_position: int
-    hidden: Tensor
-    """(T, hidden) that enters the first memory layer."""
-    keys: Sequence[KeyValues]
-    """Of every local layer: those of the prompt head, then of the T ids."""
+from memsparse.types import MemoryReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -403,6 +211,7 @@ class ModelRunner:
             position=need.prompt.first_position + len(need.prompt.ids),
             route_seconds=sum(routed.seconds for routed in part.routed.values()),
             exact=partial(_exact_scores, need.reader, part.routed),
+            whole=partial(_bound_all, need.reader, part.routed),
             prefix=self._prefix(need.prompt, part.cache, hidden),
         )
 
@@ -446,9 +255,23 @@ def _exact_scores(
     """
     if not isinstance(reader, ExactReader):
         raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
-    queries = routed[layer_idx].queries
-    mask = torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
-    return reader.exact_scores(layer_idx, queries, mask, documents[None])[0]
+    return reader.exact_scores(layer_idx, *_asked(routed[layer_idx]), documents[None])[0]
+
+
+def _bound_all(reader: MemoryReader, routed: Mapping[int, Routed], layer_idx: int) -> tuple[Tensor, Tensor]:
+    """(1, N) scores and errors of all documents for what one request asked of a layer.
+
+    Raises: EngineError if the reader does not tell them.
+    """
+    if not isinstance(reader, SiftingReader):
+        raise EngineError("the memory reader sifts documents, and has no bound_all")
+    return reader.bound_all(layer_idx, *_asked(routed[layer_idx]))
+
+
+def _asked(routed: Routed) -> tuple[Tensor, Tensor]:
+    """The routing queries of one request and their mask."""
+    queries = routed.queries
+    return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
 
 
 def sample(

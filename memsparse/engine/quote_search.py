@@ -10,8 +10,9 @@ from collections.abc import Collection, Generator
 from heapq import heappop, heappush
 from itertools import count
 
-from memsparse.engine.model_runner import Extend, Need, Session, common_start
+from memsparse.engine.model_runner import Extend, Need, common_start
 from memsparse.engine.quoting import Quote
+from memsparse.engine.session import Session
 
 Ids = tuple[int, ...]
 

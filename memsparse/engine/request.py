@@ -4,13 +4,15 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
-from memsparse.engine.model_runner import Extend, Need, NumberedReader, Prefill, Prefix, Session, sample
+from memsparse.engine.model_runner import Extend, Need, Prefill, sample
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
+from memsparse.engine.session import NumberedReader, Prefix, Session
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.text import PromptBuilder
@@ -246,8 +248,8 @@ class Request:
 
     def _best_unread(self, session: Session) -> list[int]:
         """Numbers of the best documents not read yet, best first."""
-        cited = torch.isin(self._reader.numbers, torch.tensor(self._machine.cited, dtype=torch.long))
-        best, index = session.best(self._config.max_read, without=cited)
+        cited = torch.tensor(self._machine.cited, dtype=torch.long)
+        best, index = session.best(self._config.max_read, without=_places(self._reader.numbers, cited))
         near = (index >= 0) & (best >= best[0] - self._config.margin)
         numbers: list[int] = self._reader.numbers[index[near]].tolist()
         return numbers
@@ -353,6 +355,14 @@ class Request:
             Round(routing=routing, numbers=item.numbers, text=item.text, seconds=end - start)
             for item, routing, start, end in trace
         )
+
+
+def _places(numbers: Tensor, wanted: Tensor) -> Tensor:
+    """The indices of wanted numbers among ascending ones; of those that are there."""
+    if not len(numbers):
+        return wanted[:0]
+    index = torch.searchsorted(numbers, wanted).clamp_max(len(numbers) - 1)
+    return index[numbers[index] == wanted]
 
 
 def citation_of(passage: Passage) -> Citation:

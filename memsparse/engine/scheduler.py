@@ -15,8 +15,9 @@ from itertools import islice
 from traceback import clear_frames
 from types import TracebackType
 
-from memsparse.engine.model_runner import ModelRunner, Need, Prefill, Session
+from memsparse.engine.model_runner import ModelRunner, Need, Prefill
 from memsparse.engine.request import Steps, Tell
+from memsparse.engine.session import Session
 from memsparse.errors import EngineError
 from memsparse.types import Answer
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from memsparse.types import MemoryKV
+from memsparse.types import MemoryKV, sifted_rows
 
 
 class MemSparseCache(DynamicCache):
@@ -58,4 +58,5 @@ class MemSparseCache(DynamicCache):
                 chunks=None if kv.chunks is None else kv.chunks[here],
                 errors=None if kv.errors is None else kv.errors[here],
                 certified=None if kv.certified is None else kv.certified[here],
+                sifted=None if kv.sifted is None else sifted_rows(kv.sifted, here),
             )

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsparse.errors import ShapeError
 from memsparse.ops.attention import causal_attention
-from memsparse.types import MemoryKV, MemoryReader
+from memsparse.types import MemoryKV, MemoryReader, sifted_rows
 
 ROOM = 64
 """Tokens that a request's keys leave room for, whenever they are laid out anew."""
@@ -235,4 +235,5 @@ def _row(kv: MemoryKV, b: int) -> MemoryKV:
         chunks=row(kv.chunks),
         errors=row(kv.errors),
         certified=row(kv.certified),
+        sifted=None if kv.sifted is None else sifted_rows(kv.sifted, slice(b, b + 1)),
     )

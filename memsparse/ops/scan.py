@@ -66,36 +66,72 @@ def scan_documents(
 
     Raises: ShapeError if sizes do not fit; ConfigError for a tile below 1.
     """
-    _check(routing_q, keys, doc_of_chunk, query_mask, tile)
-    if triton_scan.can_scan(keys):
-        return triton_scan.scan_documents(
-            routing_q, keys, doc_of_chunk, query_mask, num_documents=num_documents
-        )
-    arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
-    if finer:
-        arithmetic = FINER.get(arithmetic, arithmetic)
-    bounds = routing_q.new_full((2, num_documents, len(routing_q)), float("-inf"), dtype=torch.float32)
-    counts = query_mask.sum(1)
-    asking = counts.nonzero()[:, 0]
-    if len(asking) and len(keys):
-        request_R = torch.repeat_interleave(torch.arange(len(asking), device=asking.device), counts[asking])
-        queries = round_queries(routing_q[query_mask], request_R, len(asking), arithmetic)
-        products = BestProducts(queries, counts[asking].tolist())
-        of_errors, of_norms = _half_width(queries, keys)
-        tile = tile or max(_BOUNDS // len(asking), 1)
-        part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
-        in_c = keys.device.type == "cpu" and native.is_built()
-        raise_bounds = native.raise_bounds if in_c else _raise_bounds
-        for start in range(0, len(keys), tile):
-            here = keys.narrow(start, min(tile, len(keys) - start))
-            owners = doc_of_chunk[start : start + tile].contiguous()
-            if not products.raise_bounds(here, owners, of_errors, of_norms, part):
-                factors = queries.units.float(), of_errors, of_norms, products.rounded_sum
-                raise_bounds(products.of(here), here, owners, *factors, part)
-        if part is not bounds:
-            bounds[:, :, asking] = part
-    lower_NB, upper_NB = bounds
-    return lower_NB.T.contiguous(), upper_NB.T.contiguous()
+    return Scan(routing_q, query_mask, finer=finer, tile=tile).bounds(
+        keys, doc_of_chunk, num_documents=num_documents
+    )
+
+
+class Scan:
+    """`scan_documents` for one question after another part of the keys: its tokens are rounded once."""
+
+    def __init__(
+        self, routing_q: Tensor, query_mask: Tensor, *, finer: bool = False, tile: int | None = None
+    ) -> None:
+        """Take what asks; args and raises as in `scan_documents`."""
+        if query_mask.shape != routing_q.shape[:2]:
+            raise ShapeError(
+                f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}"
+            )
+        if tile is not None and tile < 1:
+            raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")
+        self._routing_q = routing_q
+        self._query_mask = query_mask
+        self._finer = finer
+        counts = query_mask.sum(1)
+        self._asking = counts.nonzero()[:, 0]
+        self._counts = counts[self._asking]
+        self._tile = tile or max(_BOUNDS // max(len(self._asking), 1), 1)
+        self._prepared: dict[tuple[str, torch.device], tuple[BestProducts, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def bounds(self, keys: ScanKeys, doc_of_chunk: Tensor, *, num_documents: int) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds, (B, N) each; args and raises as in `scan_documents`."""
+        routing_q, asking = self._routing_q, self._asking
+        _check(routing_q, keys, doc_of_chunk)
+        if triton_scan.can_scan(keys):
+            return triton_scan.scan_documents(
+                routing_q, keys, doc_of_chunk, self._query_mask, num_documents=num_documents
+            )
+        bounds = routing_q.new_full((2, num_documents, len(routing_q)), float("-inf"), dtype=torch.float32)
+        if len(asking) and len(keys):
+            products, of_errors, of_norms = self._products(keys)
+            part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
+            in_c = keys.device.type == "cpu" and native.is_built()
+            raise_bounds = native.raise_bounds if in_c else _raise_bounds
+            for start in range(0, len(keys), self._tile):
+                here = keys.narrow(start, min(self._tile, len(keys) - start))
+                owners = doc_of_chunk[start : start + self._tile].contiguous()
+                if not products.raise_bounds(here, owners, of_errors, of_norms, part):
+                    factors = products.queries.units.float(), of_errors, of_norms, products.rounded_sum
+                    raise_bounds(products.of(here), here, owners, *factors, part)
+            if part is not bounds:
+                bounds[:, :, asking] = part
+        lower_NB, upper_NB = bounds
+        return lower_NB.T.contiguous(), upper_NB.T.contiguous()
+
+    def _products(self, keys: ScanKeys) -> tuple[BestProducts, Tensor, Tensor]:
+        """What multiplies such keys, and the factors of half widths."""
+        key = keys.format, keys.device
+        if key not in self._prepared:
+            arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
+            if self._finer:
+                arithmetic = FINER.get(arithmetic, arithmetic)
+            places = torch.arange(len(self._asking), device=self._asking.device)
+            request_R = torch.repeat_interleave(places, self._counts)
+            tokens_RW = self._routing_q[self._query_mask]
+            queries = round_queries(tokens_RW, request_R, len(self._asking), arithmetic)
+            self._prepared[key] = BestProducts(queries, self._counts.tolist()), *_half_width(queries, keys)
+        return self._prepared[key]
 
 
 def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor]:
@@ -156,18 +192,12 @@ def _raise_documents(bounds_NB: Tensor, runs: tuple[Tensor, Tensor], scores_MB: 
     bounds_NB.scatter_reduce_(0, documents[:, None].expand_as(best_RB), best_RB, "amax")
 
 
-def _check(
-    routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor, query_mask: Tensor, tile: int | None
-) -> None:
+def _check(routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor) -> None:
     if routing_q.ndim != 3 or routing_q.shape[2] != keys.width:
         raise ShapeError(
             f"queries are {tuple(routing_q.shape)}; pass (requests, tokens, {keys.width}) for these keys"
         )
-    if query_mask.shape != routing_q.shape[:2]:
-        raise ShapeError(f"query_mask is {tuple(query_mask.shape)}, queries are {tuple(routing_q.shape[:2])}")
     if doc_of_chunk.shape != (len(keys),):
         raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(keys)} chunks; pass one per chunk")
     if doc_of_chunk.dtype != torch.int64:
         raise ShapeError(f"document indices are {doc_of_chunk.dtype}; pass int64")
-    if tile is not None and tile < 1:
-        raise ConfigError(f"tile is {tile}; score at least 1 chunk at a time")

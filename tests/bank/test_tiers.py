@@ -19,6 +19,7 @@ from memsparse.bank.segments import EncodedChunks
 from memsparse.errors import BankError, ConfigError
 from memsparse.ops.quantization import ScanKeys, key_bytes
 from memsparse.ops.routing import top_documents
+from memsparse.types import MemoryKV
 from tests.bank.builders import FINGERPRINT, add, all_tokens, make_chunks, make_passages, queries
 
 WIDE = replace(FINGERPRINT, head_dim=16, dtype="bfloat16")
@@ -154,6 +155,19 @@ def test_every_tier_finds_what_exact_scores_find(bank: Bank, name: str, view: di
     torch.testing.assert_close(found.v, memory.v, atol=float(loose), rtol=0)
 
 
+def check_sifted(found: MemoryKV, scores: Tensor, _: Tensor) -> None:
+    """What a scan left says nothing wrong of any document."""
+    sifted = found.sifted
+    assert sifted is not None
+    assert bool((sifted.documents.diff() > 0).all())
+    own = scores[:, sifted.documents]
+    assert bool(((sifted.lower <= own) & (own <= sifted.upper)).all())
+    others = scores.index_fill(1, sifted.documents, float("-inf"))
+    assert bool((others.amax(1) <= sifted.beyond).all())
+    for row, chosen in zip(found.documents.tolist(), sifted.documents.expand(len(scores), -1), strict=True):
+        assert {index for index in row if index >= 0} <= set(chosen.tolist())
+
+
 @pytest.mark.parametrize("tile", [7, 100, 2**19])
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
@@ -173,7 +187,10 @@ def test_tiles_and_scores_that_are_not_kept_change_nothing(
             for field in ("documents", "scores", "chunks", "mask", "document_of_slot"):
                 assert torch.equal(getattr(found, field), getattr(wanted, field)), field
             assert found.certified is None or bool(found.certified.all())
-            assert (found.all_scores is not None) == all_scores
+            assert all_scores <= (found.all_scores is not None)
+            assert (found.all_scores is None) == (found.sifted is not None)
+            if found.sifted is not None:
+                check_sifted(found, *exact(bank, 1, routing_q, query_mask, **view))
         monkeypatch.undo()
 
 
@@ -442,7 +459,7 @@ class TestOutOfMemory:
         found, failures = bank.reader(top_k=4, tiers=CONFIGS["int8"]), [self.error, self.error]
         routing_q, query_mask = ragged(seed=3)
         expected = found.read(1, routing_q, query_mask)
-        scan = reader.scan_documents
+        scan = reader.Scan.bounds
 
         def scan_or_fail(*args, **options):
             if failures:
@@ -450,7 +467,7 @@ class TestOutOfMemory:
             return scan(*args, **options)
 
         told = []
-        monkeypatch.setattr(reader, "scan_documents", scan_or_fail)
+        monkeypatch.setattr(reader.Scan, "bounds", scan_or_fail)
         monkeypatch.setattr(
             found._tiers, "fall_back", lambda device, error, *, known: told.append((device, known))
         )
@@ -463,7 +480,7 @@ class TestOutOfMemory:
         found = bank.reader()
         routing_q, query_mask = ragged(seed=3)
         with monkeypatch.context() as patch:
-            patch.setattr(reader, "scan_documents", self._fail)
+            patch.setattr(reader.Scan, "bounds", self._fail)
             with pytest.raises(BankError, match="out of memory"):
                 found.read(1, routing_q, query_mask)
         check(bank, found, 1, routing_q, query_mask)
@@ -472,7 +489,7 @@ class TestOutOfMemory:
         def lost(*args, **options):
             raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand more")
 
-        monkeypatch.setattr(reader, "scan_documents", lost)
+        monkeypatch.setattr(reader.Scan, "bounds", lost)
         routing_q, query_mask = ragged(seed=3)
         with pytest.raises(
             BankError, match=r"\(CUDA error: unspecified launch failure\); the bank is intact"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import Prefill, Session
+from memsparse.engine.model_runner import Prefill
 from memsparse.engine.request import Request, Steps
+from memsparse.engine.session import Session
 from memsparse.model.requests import RequestCache
 from memsparse.text import Prompt, PromptBuilder
 from memsparse.types import Answer, MemoryKV, Passage

@@ -9,11 +9,12 @@ from torch import Tensor
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.interleave import Interleave
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import Extend, ModelRunner, Prefill, Session, sample
+from memsparse.engine.model_runner import Extend, ModelRunner, Prefill, sample
+from memsparse.engine.session import Session
 from memsparse.errors import EngineError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.memory import ChunkCollector, InBatchMemory
-from memsparse.model.requests import ROOM, RequestCache
+from memsparse.model.requests import ROOM
 from memsparse.ops.pooling import document_of_chunk
 from memsparse.text import Prompt
 from memsparse.types import MemoryKV
@@ -221,80 +222,6 @@ def test_a_session_reports_what_was_routed(loaded: LoadedModel) -> None:
     expected = sum(kv.all_scores[0] for kv in session.routing.values()) / 2
     torch.testing.assert_close(session.scores(), expected)
     assert session.route_seconds > 0
-
-
-def test_without_all_scores_the_router_cannot_decide(loaded: LoadedModel) -> None:
-    kv = MemoryKV(
-        **{name: torch.zeros(1, 0) for name in MemoryKV.__dataclass_fields__ if name != "all_scores"}
-    )
-    session = Session(
-        cache=RequestCache(), logits=torch.zeros(1), routing={2: kv}, position=0, route_seconds=0.0
-    )
-    with pytest.raises(EngineError, match="keeps no scores"):
-        session.scores()
-
-
-def approximate_session(seed: int, documents: int, layers: int = 3) -> tuple[Session, Tensor]:
-    """A session whose readers gave scores within an error, and the exact ones (layers, documents)."""
-    generator = torch.Generator().manual_seed(seed)
-    exact = torch.randint(-3, 4, (layers, documents), generator=generator) / 8  # coarse, so that means tie
-    exact[:, documents // 2 :: 7] = float("-inf")
-    errors = torch.rand(layers, documents, generator=generator) / 4
-    errors[:, ::3] = 0
-    noise = (2 * torch.rand(layers, documents, generator=generator) - 1) * errors
-    empty = torch.zeros(1, 0)
-    routing = {
-        layer: MemoryKV(
-            k=empty,
-            v=empty,
-            mask=empty,
-            documents=torch.tensor([[0]]),
-            scores=exact[layer, None, :1],
-            document_of_slot=empty,
-            all_scores=(exact + noise)[layer, None],
-            errors=errors[layer, None].masked_fill(exact[layer].isinf(), 0),
-            certified=torch.tensor([layer != 1]),
-        )
-        for layer in range(layers)
-    }
-    session = Session(
-        cache=RequestCache(),
-        logits=torch.zeros(1),
-        routing=routing,
-        position=0,
-        route_seconds=0.0,
-        exact=lambda layer, index: exact[layer, index],
-    )
-    return session, exact
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_best_of_approximate_scores_are_the_best_of_exact_ones(seed: int) -> None:
-    session, exact = approximate_session(seed, documents=40)
-    means = exact.double().mean(0).float()
-    assert torch.equal(session.means(torch.tensor([5, 0, 9])), means[[5, 0, 9]])
-    for limit in (1, 3, 40):
-        best, index = session.best(limit)
-        expected, order = means.sort(descending=True, stable=True)
-        assert torch.equal(best, expected[:limit])
-        assert index.tolist() == order[:limit].masked_fill(expected[:limit].isinf(), -1).tolist()
-        without = torch.zeros(40, dtype=torch.bool)
-        without[order[:2]] = True
-        assert set(session.best(limit, without)[1].tolist()).isdisjoint(order[:2].tolist())
-        for layer, item in enumerate(session.routed(torch.arange(40), limit=limit)):
-            scores, order = exact[layer].sort(descending=True, stable=True)
-            real = scores[:limit] > float("-inf")
-            assert item.numbers == tuple(order[:limit][real].tolist())
-            assert item.scores == tuple(scores[:limit][real].tolist())
-            assert item.certified is True
-    assert [item.certified for item in session.routed(torch.arange(40))] == [True, False, True]
-
-
-def test_approximate_scores_without_exact_ones_are_an_error() -> None:
-    session, _ = approximate_session(0, documents=9)
-    session.exact = None
-    with pytest.raises(EngineError, match="has no exact_scores"):
-        session.best(9)
 
 
 def test_chunks_reach_the_model_in_its_own_dtype() -> None:

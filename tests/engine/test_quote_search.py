@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.engine.model_runner import Extend, Session
+from memsparse.engine.model_runner import Extend
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
+from memsparse.engine.session import Session
 from memsparse.text import PromptBuilder
 from tests.tiny import tiny_tokenizer
 

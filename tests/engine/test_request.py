@@ -7,8 +7,8 @@ import torch
 
 from memsparse.engine.extractive import find_span
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import Session
 from memsparse.engine.request import NOT_FOUND, NOTHING_READ
+from memsparse.engine.session import Session
 from memsparse.text import Prompt
 from tests.engine.builders import tiny_model
 from tests.engine.scripted import (

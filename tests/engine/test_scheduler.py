@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import Extend, ModelRunner, Prefill, Session
+from memsparse.engine.model_runner import Extend, ModelRunner, Prefill
 from memsparse.engine.request import NOTHING_READ, Steps, Tell
 from memsparse.engine.scheduler import Question, Scheduler
+from memsparse.engine.session import Session
 from memsparse.errors import BankCorruptError, EngineError, InputError
 from memsparse.types import Answer, MemoryKV, Usage
 from tests.engine.builders import documents, tiny_model

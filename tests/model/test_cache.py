@@ -5,6 +5,7 @@ import torch
 
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
+from memsparse.types import Sifted
 from tests.model.builders import fill, question, tiny_model
 
 
@@ -51,14 +52,27 @@ def test_rows_move_with_all_they_hold(
     want = decode(model, prefill(model), tokens.tolist())[rows]
     cache = prefill(model)
     for layer, kv in cache.memory.items():
+        bounds = torch.arange(6.0).view(3, 2) + layer
         cache.memory[layer] = replace(  # what a bank's reader tells
-            kv, chunks=kv.documents, errors=kv.all_scores, certified=kv.documents[:, 0] >= 0
+            kv,
+            chunks=kv.documents,
+            errors=kv.all_scores,
+            certified=kv.documents[:, 0] >= 0,
+            sifted=Sifted(
+                documents=torch.tensor([1, 4]), lower=bounds, upper=bounds + 1, beyond=bounds[:, 0] - 1
+            ),
         )
     getattr(cache, change)(argument)
     torch.testing.assert_close(decode(model, cache, tokens[rows].tolist()), want, atol=1e-5, rtol=1e-4)
     for kv in cache.memory.values():
         for name in kv.__slots__:
-            assert len(getattr(kv, name)) == len(rows), name
+            if name != "sifted":
+                assert len(getattr(kv, name)) == len(rows), name
+    for layer, kv in cache.memory.items():
+        assert kv.sifted is not None
+        assert kv.sifted.lower.tolist() == [[2.0 * row + layer, 2 * row + 1 + layer] for row in rows]
+        assert kv.sifted.upper.tolist() == [[2.0 * row + 1 + layer, 2 * row + 2 + layer] for row in rows]
+        assert kv.sifted.beyond.tolist() == [2.0 * row - 1 + layer for row in rows]
 
 
 def test_a_cache_without_memory_changes_rows_too(model: MemSparseForCausalLM) -> None:
