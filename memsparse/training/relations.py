@@ -2,6 +2,7 @@
 
 from memsparse.training.phrasings import Relation
 from memsparse.training.phrasings_events import EVENTS
+from memsparse.training.phrasings_further import with_further
 from memsparse.training.phrasings_lives import LIVES
 from memsparse.training.phrasings_more import MORE
 from memsparse.training.phrasings_people import PEOPLE
@@ -13,7 +14,7 @@ def _by_kind() -> dict[str, dict[str, Relation]]:
     table: dict[str, dict[str, Relation]] = {}
     for relation in PEOPLE + LIVES + PLACES + ORGANISATIONS + MAKERS + WORKS + EVENTS + MORE:
         for kind in relation.domain:
-            table.setdefault(kind, {})[relation.name] = relation
+            table.setdefault(kind, {})[relation.name] = with_further(relation)
     return table
 
 

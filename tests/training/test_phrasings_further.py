@@ -1,0 +1,39 @@
+import pytest
+
+from memsparse.training import phrasings_further, relations
+from memsparse.training.phrasings import Relation, split_templates
+from memsparse.training.phrasings_further import with_further
+from memsparse.training.relations import RELATIONS
+
+TABLES = {"questions": phrasings_further._QUESTIONS, "facts": phrasings_further._FACTS}
+PLAIN: list[Relation] = [
+    relation
+    for table in ("PEOPLE", "LIVES", "PLACES", "ORGANISATIONS", "MAKERS", "WORKS", "EVENTS", "MORE")
+    for relation in getattr(relations, table)
+]
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_relation_has_some_that_fit(kind: str) -> None:
+    assert set(TABLES[kind]) == {name for table in RELATIONS.values() for name in table}
+    for name, text in TABLES[kind].items():
+        templates = split_templates(text)
+        assert 3 <= len(set(templates)) == len(templates), name
+        for template in templates:
+            assert ("{s}" in template) or (kind == "facts" and ("{p}" in template or "{m}" in template))
+            assert ("{o}" in template or "{a}" in template) == (kind == "facts"), template
+            assert template.endswith("?" if kind == "questions" else "."), template
+            template.format(s="S", o="O", p="P", m="M", a="A")
+
+
+@pytest.mark.parametrize("relation", PLAIN, ids=lambda relation: relation.name)
+def test_nothing_reserved_changes(relation: Relation) -> None:
+    further = with_further(relation)
+    for pool in ("questions", "nested_questions", "facts", "phrases", "nested_phrases", "nouns"):
+        before, after = getattr(relation, pool), getattr(further, pool)
+        assert after.reserved == before.reserved
+        assert set(before.train) <= set(after.train)
+        assert not set(after.train) & set(after.reserved)
+    assert len(further.questions.train) > len(relation.questions.train)
+    assert len(further.facts.train) >= len(relation.facts.train)
+    assert all("{s}'s" not in text for text in further.nested_questions.train)
