@@ -225,7 +225,8 @@ def test_losses_are_weighed_and_summed():
     assert float(result.loss.detach()) == pytest.approx(total, rel=1e-5)
     recalls = {f"recall@{k}{layer}" for k in (1, 5, 16) for layer in ("", "/layer1", "/layer2")}
     assert set(run_step(net, step, LossWeights()).metrics) == {"lm", "aux", *recalls}
-    assert len(result.kinds) == len(result.right) == len(result.begins) == 10
+    calls = sum(len(batch.kinds) for batch in step.batches)
+    assert len(result.kinds) == len(result.right) == len(result.begins) == calls > 5
 
 
 def test_spans_have_a_loss_of_their_own():
