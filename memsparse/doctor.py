@@ -100,6 +100,7 @@ def _kernel() -> Check:
     """Our own kernel for scans on a CPU."""
     taken = [dtype for dtype in (torch.int8, torch.bfloat16, torch.float32) if native.can_multiply(dtype, 64)]
     detail = "multiplies " + ", ".join(str(dtype).removeprefix("torch.") for dtype in taken)
+    detail += "" if native.has_threads() else "; on one thread: torch has no OpenMP here"
     if not taken:
         why = "there was no C compiler, or it is of another version: install the package again"
         why = "this processor lacks AVX-512" if native.is_built() else why

@@ -76,6 +76,11 @@ def can_multiply_exactly(dtype: torch.dtype) -> bool:
     return library is not None and dtype in _EXACT and bool(library.memsparse_can_multiply_exactly())
 
 
+def has_threads() -> bool:
+    """Whether work can be shared among torch's threads."""
+    return _work_at_once() is not None
+
+
 def is_built() -> bool:
     """Whether there is a library."""
     return _library() is not None
