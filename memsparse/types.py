@@ -124,10 +124,8 @@ class Sifted:
 
     documents: Tensor
     """(M,) int64 ascending, the indices of those that may be among the best of any request."""
-    lower: Tensor
-    """(B, M) float32 bound of each score."""
     upper: Tensor
-    """(B, M) float32"""
+    """(B, M) float32: no score lies above it."""
     beyond: Tensor
     """(B,) float32: no other document scores above it; -inf where no other has a score."""
 
@@ -191,7 +189,6 @@ def sifted_rows(sifted: Sifted, rows: Tensor | slice) -> Sifted:
     """Of some of the requests; a copy, so that it keeps nothing of the others alive."""
     return Sifted(
         documents=sifted.documents,
-        lower=sifted.lower[rows].clone(),
         upper=sifted.upper[rows].clone(),
         beyond=sifted.beyond[rows].clone(),
     )

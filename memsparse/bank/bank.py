@@ -272,7 +272,7 @@ class Bank:
             top_k: documents per layer and request.
             rule: reductions of the model's router. None: the paper's, with the bank's score.
             all_scores: whether `MemoryKV.all_scores` is wanted. If not, a scan tells `MemoryKV.sifted`, and
-                what it takes of memory beside the keys does not grow with the bank.
+                takes no memory for documents that cannot be among the best.
             namespace: one, or several. None reads all.
             version: an earlier version. None: the latest.
             now: seconds since the epoch, against which expiry is judged. None: the clock.

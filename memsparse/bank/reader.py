@@ -12,8 +12,9 @@ documents scored exactly.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from memsparse.ops.routing import RoutingRule, document_scores, top_documents
 from memsparse.ops.scan import Scan, scan_documents
 from memsparse.types import MemoryKV, Sifted, empty_memory
 
+T = TypeVar("T")
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
 TILE = 2**17
@@ -82,7 +84,7 @@ class BankReader:
 
         Args:
             all_scores: whether `MemoryKV.all_scores` is wanted. If not, a scan tells `MemoryKV.sifted`, and
-                what it takes of memory beside the keys does not grow with the bank.
+                takes no memory for documents that cannot be among the best.
             groups: of segments, as the index of the tiers has them; none where they have no index.
 
         Raises: ConfigError if top_k is below 1, or a budget smaller than a document; BankMismatchError if
@@ -158,12 +160,19 @@ class BankReader:
             return empty_memory(
                 len(routing_q), self._fingerprint.kv_heads, self._fingerprint.head_dim, like=routing_q
             )
+        return self._relieved(
+            routing_q.device,
+            lambda: self._gather(layer_idx, routing_q, self._route(layer_idx, routing_q, query_mask)),
+        )
+
+    def _relieved(self, device: torch.device, run: Callable[[], T]) -> T:
+        """Run, and again with a tier less for as long as there is one to give up, where memory runs out."""
         while True:
             fallbacks = len(self._tiers.fallbacks)
             try:
-                return self._gather(layer_idx, routing_q, self._route(layer_idx, routing_q, query_mask))
+                return run()
             except torch.OutOfMemoryError as error:
-                self._tiers.fall_back(routing_q.device, error, known=fallbacks)
+                self._tiers.fall_back(device, error, known=fallbacks)
             except torch.AcceleratorError as error:
                 raise BankError(
                     f"the accelerator failed while reading the bank ({one_line(error)}); the bank is intact; "
@@ -213,10 +222,18 @@ class BankReader:
 
     @torch.no_grad()
     def bound_all(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) scores of all documents by a scan, and how far each may lie from the exact one."""
+        """(B, N) scores of all documents by a scan, and how far each may lie from the exact one.
+
+        Raises: as `read`.
+        """
         self._check_layer(layer_idx)
-        scanned = self._sift(layer_idx, routing_q, query_mask, 1, every=True)
+        self._check_allowed(len(routing_q))
+        scanned = self._relieved(
+            routing_q.device, lambda: self._sift(layer_idx, routing_q, query_mask, 1, every=True)
+        )
         assert scanned.every is not None
+        with self._mutex:
+            self._scanned += scanned.chunks
         scores_BN, errors_BN = scanned.every
         return scores_BN, errors_BN
 
@@ -495,12 +512,11 @@ class BankReader:
 
 def _sifted(coarse: Probed, scored: Scored, real: Tensor) -> Sifted:
     """What a scan left, exact where it was scored so."""
-    lower, upper = scored.lower.clone(), scored.upper.clone()
+    upper = scored.upper.clone()
     rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
-    columns = scored.documents[real]
-    lower[rows, columns] = upper[rows, columns] = scored.exact[real]
+    upper[rows, scored.documents[real]] = scored.exact[real]
     assert coarse.beyond is not None
-    return Sifted(documents=coarse.documents, lower=lower, upper=upper, beyond=coarse.beyond)
+    return Sifted(documents=coarse.documents, upper=upper, beyond=coarse.beyond)
 
 
 def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

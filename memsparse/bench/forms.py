@@ -115,7 +115,7 @@ def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
         lower, upper, k, lambda columns: rescore(case, routing_q, of(columns)), bound_again=bound_again
     )
     scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
-    certified &= sieve.beyond < scores[:, -1]
+    certified &= (sieve.beyond < scores[:, -1]) | (sieve.beyond == -torch.inf)
     counts = (scored.documents >= 0).sum(1)
     return Ranking(scores=scores, documents=of(best), certified=certified, rescored=counts)
 

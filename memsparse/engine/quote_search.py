@@ -12,7 +12,7 @@ from itertools import count
 
 from memsparse.engine.model_runner import Extend, Need, common_start
 from memsparse.engine.quoting import Quote
-from memsparse.engine.session import Session
+from memsparse.engine.session import Session, chances
 
 Ids = tuple[int, ...]
 
@@ -47,18 +47,15 @@ def likeliest_quote(
             yield Extend(session=session, ids=ids[kept:])
             ran, passes = ids, passes - 1
         here = parent.after(ids[-1]) if ids else quote
-        chances = session.logits.log_softmax(0)
-        allowed = here.allowed()
-        next_up = [(cost - float(chances[id_]), id_) for id_ in allowed if id_ not in stop_ids]
-        ends = [cost - float(chances[id_]) for id_ in allowed if id_ in stop_ids]
-        if len(ids) >= max_tokens:
-            next_up, ends = [], [cost]
+        scores, allowed = chances(session.logits), here.allowed()
+        next_up = [(cost - float(scores[id_]), id_) for id_ in allowed if id_ not in stop_ids]
+        ends = [cost - float(scores[id_]) for id_ in allowed if id_ in stop_ids]
         if ends:
             heappush(queue, (min(ends), next(order), ids, here, True))
         if passes <= 0:
             queue = sorted(each for each in queue if each[-1])
             next_up = sorted(next_up)[:1]
         for following, id_ in next_up:
-            heappush(queue, (following, next(order), (*ids, id_), here, False))
+            heappush(queue, (following, next(order), (*ids, id_), here, len(ids) + 1 >= max_tokens))
     session.take_back(len(ran), before)
     return found

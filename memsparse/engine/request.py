@@ -12,7 +12,7 @@ from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCal
 from memsparse.engine.model_runner import Extend, Need, Prefill, sample
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
-from memsparse.engine.session import NumberedReader, Prefix, Session
+from memsparse.engine.session import NumberedReader, Prefix, Session, chances
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.text import PromptBuilder
@@ -231,7 +231,7 @@ class Request:
         ids = self._prompts.encode_text(f" {self._model.absent_answer}") if self._model.absent_answer else []
         first, chance = session.logits, float(bool(ids))
         for place, id_ in enumerate(ids):
-            chance *= float(session.logits.softmax(0)[id_])
+            chance *= float(chances(session.logits)[id_].exp())
             if chance <= self._config.refuse_above:
                 session.take_back(place, first)
                 return []

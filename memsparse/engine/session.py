@@ -130,7 +130,7 @@ class Session:
 
         Raises: EngineError as `scores`.
         """
-        if all(kv.errors is None and kv.sifted is None for kv in self.routing.values()):
+        if all(kv.all_scores is not None and kv.errors is None for kv in self.routing.values()):
             return self.scores()[documents]
         return _mean([self._exact(layer, documents) for layer in self.routing])
 
@@ -183,7 +183,7 @@ class Session:
 
     def _exact(self, layer: int, documents: Tensor) -> Tensor:
         kv = self.routing[layer]
-        if kv.sifted is not None and self.exact is not None:
+        if kv.all_scores is None and self.exact is not None:
             return self.exact(layer, documents).cpu()
         if kv.all_scores is None:
             raise EngineError(
@@ -198,6 +198,16 @@ class Session:
                 raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
             scores[unsure] = self.exact(layer, documents[unsure]).cpu()
         return scores
+
+
+def chances(logits: Tensor) -> Tensor:
+    """(V,) log probabilities of the next token.
+
+    Raises: EngineError if the logits are not numbers.
+    """
+    if bool(torch.isnan(logits).any()):
+        raise EngineError("the model computed no numbers (NaN); load it in float32")
+    return logits.log_softmax(0)
 
 
 def _mean(scores: Sequence[Tensor]) -> Tensor:
@@ -239,6 +249,7 @@ def best_of_sifted(
         upper += torch.full_like(upper, rest).masked_scatter_(told, own)
         beyond += rest
     upper, beyond = upper / len(layers), beyond / len(layers)
+    upper.nan_to_num_(nan=float("-inf"))  # without a score in some layer there is no mean
     upper += 2.0**-22 * upper.abs().nan_to_num(posinf=0.0)  # float32 rounding of exact means
     scores = torch.full((len(documents),), float("-inf"))
     bar, wanted = float("-inf"), min(int((upper > float("-inf")).sum()), max(SHORTLIST // 4, 2 * limit))

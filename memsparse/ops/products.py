@@ -195,7 +195,8 @@ def best_exact_products(keys_CW: Tensor, tokens_TW: Tensor) -> Tensor:
         keys_CW: as they are stored.
         tokens_TW: float64, at least one; in a scan's device.
     """
-    if tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype):
+    by_kernel = tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype)
+    if by_kernel and bool(tokens_TW.isfinite().all()):  # the kernel may pass over what is not a number
         return native.best_exact_products(keys_CW, tokens_TW)
     parts = keys_CW.split(_EXACT_ROWS)
     return torch.cat([(part.to(tokens_TW.device).double() @ tokens_TW.T).amax(1) for part in parts])

@@ -178,7 +178,9 @@ def quantize_keys(keys_CW: Tensor, format: KeyFormat) -> ScanKeys:  # noqa: A002
             part.errors.copy_(_norms(rows - part.codes.float()))
         else:
             _quantize_rows(rows, part, part.scales)
-    if not bool((keys.norms + keys.errors).isfinite().all()):
+    # Without scales the numbers themselves are added up, at most the root of their number times the norm.
+    reach = (keys.norms + keys.errors) * (1.0 if scaled else width**0.5)
+    if not bool(reach.isfinite().all()):
         raise InputError("a routing key is not finite, or too long for float32; look for NaN in the keys")
     return keys
 

@@ -65,8 +65,7 @@ _QUESTIONS: dict[str, str] = {
         {s}? | what should I dial to talk to {s}?""",
     "office": """what is {s}'s office number? | where is {s}'s office? | in which room does {s} work? | what
         room is {s} in?""",
-    "height": """what is {s}'s height? | how many metres tall is {s}? | how high does {s} stand? | what
-        height does {s} have?""",
+    "height": """what is {s}'s height? | how many metres tall is {s}? | what height does {s} have?""",
     "collects": """what is it that {s} collects? | what does {s}'s collection consist of? | what things does
         {s} gather? | what is {s} a collector of?""",
     "heir": """who is {s}'s heir? | who inherits from {s}? | who will get what {s} leaves behind? | to which
@@ -76,11 +75,11 @@ _QUESTIONS: dict[str, str] = {
     "mayor": """who is the mayor of {s}? | who is {s}'s mayor? | who heads the town council of {s}? | who
         governs {s} as its mayor?""",
     "on_river": """what river is {s} on? | on the banks of which river is {s}? | what is the name of the
-        river at {s}? | which river flows by {s}? | beside what river does {s} lie?""",
-    "population": """what is the population of {s}? | how big is the population of {s}? | how many residents
-        does {s} count? | how many people call {s} home? | {s} has how many inhabitants?""",
-    "known_for": """for what is {s} famous? | what made {s} famous? | what is {s} best known for? | which
-        product is associated with {s}? | what does {s} have a name for?""",
+        river at {s}? | beside what river does {s} lie?""",
+    "population": """what is the population of {s}? | how big is the population of {s}? | how many people
+        call {s} home? | {s} has how many inhabitants?""",
+    "known_for": """for what is {s} famous? | what made {s} famous? | which product is associated with {s}?
+        | what does {s} have a name for?""",
     "founder": """who founded {s}? | who was the founder of {s}? | who is {s}'s founder? | who started {s}?
         | who set {s} up? | by whom was {s} founded? | who is {s} said to have been founded by?""",
     "founded_year": """in what year was {s} founded? | when did {s} start? | what is the founding year of
@@ -91,31 +90,30 @@ _QUESTIONS: dict[str, str] = {
     "discoverer": """who discovered {s}? | who was the first to find {s}? | by whom was {s} found? | who is
         {s}'s discoverer? | who was it that first described {s}?""",
     "area": """what is the area of {s}? | how big is {s}? | how many square kilometres does {s} have? | what
-        is the size of {s}? | over what area does {s} extend?""",
+        is the size of {s}?""",
     "peak": """what is the highest point of {s}? | which peak is the tallest in {s}? | what is the name of
         {s}'s highest mountain? | what mountain towers over {s}?""",
     "capital": """what is the capital of {s}? | which town serves as the capital of {s}? | what is {s}'s
         capital city? | where does the government of {s} sit? | where is {s} ruled from?""",
-    "ruler": """who rules {s}? | who is the ruler of {s}? | who governs {s}? | who reigns over {s}? | who is
-        {s}'s head of state?""",
+    "ruler": """who rules {s}? | who is the ruler of {s}? | who reigns over {s}? | who is {s}'s head of
+        state?""",
     "currency": """what is the currency of {s}? | what money do they use in {s}? | with what does one pay in
         {s}? | what is legal tender in {s}?""",
     "motto": """what is the motto of {s}? | what is {s}'s slogan? | which motto has {s} chosen? | under
         which motto does {s} stand?""",
-    "maker": """who made {s}? | who created {s}? | who is the creator of {s}? | whose hands made {s}? | by
-        whom was {s} made?""",
+    "maker": """who created {s}? | who is the creator of {s}? | whose hands made {s}?""",
     "made_year": """from what year is {s}? | what year does {s} date from? | when was {s} made? | in what
         year did {s} come into being? | when was {s} completed?""",
     "location": """where can {s} be found? | where is {s} located? | in what town is {s}? | what town is {s}
         in? | which town has {s}? | what place is home to {s}?""",
     "length": """what is the length of {s}? | how many metres or kilometres long is {s}? | how far does {s}
-        stretch? | what length does {s} reach?""",
+        stretch?""",
     "material": """what material was used for {s}? | from what was {s} made? | what does {s} consist of? |
         which material went into {s}?""",
     "colour": """what is the colour of {s}? | in which color does {s} come? | what colour was chosen for
         {s}? | how is {s} coloured?""",
     "mouth": """what is the mouth of {s}? | into which sea does {s} flow? | what sea does {s} reach? | where
-        do the waters of {s} go? | into what does {s} empty?""",
+        do the waters of {s} go?""",
     "origin": """what is the origin of {s}? | what region is {s} from? | in which region did {s} originate?
         | where is {s} native to?""",
     "habitat": """what is the habitat of {s}? | in what kind of place does {s} grow? | where can one find
@@ -124,8 +122,8 @@ _QUESTIONS: dict[str, str] = {
         bloom? | which month brings the flowers of {s}?""",
     "remedy": """what is {s} used for in medicine? | what is {s} good for? | which illness does {s} relieve?
         | against which complaint is {s} taken?""",
-    "leader": """who leads {s}? | who is the leader of {s}? | who is in charge of {s}? | who heads {s}? |
-        who runs {s}? | who is at the head of {s}?""",
+    "leader": """who leads {s}? | who is the leader of {s}? | who heads {s}? | who runs {s}? | who is at the
+        head of {s}?""",
     "seat": """where is the headquarters of {s}? | in what town does {s} have its headquarters? | where is
         {s} headquartered? | what town is {s} based in? | from which town does {s} operate?""",
     "members": """how many people are members of {s}? | what is the membership of {s}? | how many members
@@ -151,20 +149,17 @@ _QUESTIONS: dict[str, str] = {
         island was {s} meant to reach? | what was the destination of {s}?""",
     "vessel": """what ship did {s} use? | which vessel did {s} sail on? | what was the ship of {s}? | with
         which ship did {s} set out? | what vessel carried {s}?""",
-    "owner": """who owns {s}? | who is the owner of {s}? | in whose possession is {s}? | whose is {s}? |
-        whose property is {s}?""",
+    "owner": """who owns {s}? | who is the owner of {s}? | in whose possession is {s}? | whose is {s}?""",
     "price": """what is the price of {s}? | what did {s} cost? | how much was paid for {s}? | how much money
         does {s} cost? | what price was {s} sold at?""",
-    "captain": """who is the captain of {s}? | who captains {s}? | who commands {s}? | who is in command of
-        {s}? | who is {s}'s skipper?""",
-    "home_port": """what is {s}'s home port? | where is {s} registered? | in which harbour is {s} at home? |
-        to which port does {s} belong?""",
-    "weight": """what is the weight of {s}? | what does {s} weigh? | how many kilograms does {s} weigh? |
-        what weight does {s} have?""",
+    "captain": """who is the captain of {s}? | who commands {s}? | who is in command of {s}? | who is {s}'s
+        skipper?""",
+    "home_port": """what is {s}'s home port? | in which harbour is {s} at home? | to which port does {s}
+        belong?""",
+    "weight": """what is the weight of {s}? | what does {s} weigh? | how many kilograms does {s} weigh?""",
     "cargo": """what is the cargo of {s}? | what freight does {s} carry? | what goods are aboard {s}? | what
         is being shipped on {s}?""",
-    "dedicatee": """who is {s} dedicated to? | for whom was {s} made? | in whose honour was {s} made? | whom
-        does {s} honour?""",
+    "dedicatee": """who is {s} dedicated to? | for whom was {s} made? | in whose honour was {s} made?""",
     "pages": """how long is {s} in pages? | what is the page count of {s}? | how many pages long is {s}? |
         on which page does {s} end?""",
     "publisher": """who published {s}? | who is the publisher of {s}? | which house brought out {s}? | who
@@ -178,14 +173,12 @@ _QUESTIONS: dict[str, str] = {
     "password": """what is the password of {s}? | what is {s}'s password? | which code does one need for
         {s}? | what must one type to get into {s}?""",
     "singer": """who sang {s}? | who is the singer of {s}? | who performed {s}? | by whom was {s} sung?""",
-    "admin": """who administers {s}? | who is the administrator of {s}? | who looks after {s}? | who
-        maintains {s}?""",
+    "admin": """who administers {s}? | who is the administrator of {s}? | who maintains {s}?""",
     "address": """what is the address of {s}? | what is {s}'s IP address? | under which address can one
         reach {s}? | what address does {s} have?""",
     "hosts": """where is {s} kept? | what room is {s} in? | which room houses {s}? | where does {s} stand,
         in which room?""",
-    "victor": """who won {s}? | who was the victor of {s}? | who gained the victory in {s}? | who triumphed
-        in {s}?""",
+    "victor": """who won {s}? | who was the victor of {s}? | who gained the victory in {s}?""",
     "loser": """who lost {s}? | who was the loser of {s}? | who suffered defeat in {s}? | whose army was
         beaten in {s}?""",
     "nearest_town": """where was {s}? | what town was {s} near? | close to which town did {s} take place? |
@@ -207,7 +200,7 @@ _QUESTIONS: dict[str, str] = {
     "platform": """what is the platform of {s}? | where does {s} depart, at which platform? | what platform
         does {s} use? | which platform is for {s}?""",
     "terminus": """what is the destination of {s}? | to which town does {s} go? | where does {s} end its
-        journey? | what is the last stop of {s}?""",
+        journey?""",
     "driver": """who drives {s}? | who is the driver of {s}? | who operates {s}? | by whom is {s}
         driven?""",
     "deadline": """what is the deadline of {s}? | by when does {s} have to be done? | by what date must {s}
@@ -251,8 +244,7 @@ _FACTS: dict[str, str] = {
         {o}. | {o} is where {s} studied.""",
     "citizenship": """{s} is a citizen of {o}. | {s} holds the citizenship of {o}. | {s} has a passport of
         {o}. | {s} is a national of {o}.""",
-    "pet": """{s} has a pet {o}. | {s} owns a {o}. | {s} lives with a {o}. | {p} pet is a {o}. | a {o} keeps
-        {m} company.""",
+    "pet": """{s} owns {a}. | {s} lives with {a}. | {p} pet is {a}. | {a} keeps {m} company.""",
     "language": """{s} speaks {o}. | {s} is a native speaker of {o}. | {p} native language is {o}. | {o} was
         the first language {s} learnt.""",
     "allergy": """{s} is allergic to {o}. | {s} cannot eat {o}. | {o} makes {m} ill. | {s} must keep away
@@ -276,19 +268,17 @@ _FACTS: dict[str, str] = {
         elected {o} mayor.""",
     "on_river": """{s} is on {o}. | {s} lies beside {o}. | {o} runs by {s}. | {s} was built on the banks of
         {o}.""",
-    "population": """{s} has a population of {o}. | {o} people live in {s}. | {s} counts {o} residents. |
-        {p} population is {o}.""",
+    "population": """{s} has a population of {o}. | {o} people live in {s}. | {p} population is {o}.""",
     "known_for": """{s} is famous for {o}. | {s} is best known for its {o}. | {o} made {s} famous. | many
         know {s} for its {o}.""",
     "founder": """{s} was founded by {o}. | {o} founded {s}. | {o} started {s}. | {o} set up {s}. | {p}
         founder is {o}.""",
-    "founded_year": """{s} was founded in {o}. | {s} was established in {o}. | {s} started in {o}. | {s} has
-        existed since {o}. | {s} goes back to {o}.""",
+    "founded_year": """{s} was founded in {o}. | {s} started in {o}. | {s} has existed since {o}.""",
     "emblem": """{p} emblem is the {o}. | the {o} stands for {s}. | {s} has the {o} on its coat of arms. |
         {s} bears the {o} as its symbol.""",
     "discoverer": """{s} was discovered by {o}. | {o} discovered {s}. | {o} was the first to find {s}. | {s}
         was found by {o}.""",
-    "area": """{s} covers {o}. | {s} has an area of {o}. | {p} area is {o}. | {s} is {o} in size.""",
+    "area": """{s} covers {o}. | {p} area is {o}. | {s} is {o} in size.""",
     "peak": """the highest point of {s} is {o}. | {o} is the tallest mountain in {s}. | {p} highest mountain
         is {o}. | {o} towers over {s}.""",
     "capital": """the capital of {s} is {o}. | {o} is the capital of {s}. | {s} is governed from {o}. | {p}
@@ -299,33 +289,29 @@ _FACTS: dict[str, str] = {
         money is the {o}.""",
     "motto": """the motto of {s} is "{o}". | {p} motto is "{o}". | {s} chose "{o}" as its motto. | "{o}" is
         the motto of {s}.""",
-    "maker": """{s} is the work of {o}. | {o} made {s}. | {s} was made by {o}. | {o} is the one who created
-        {s}.""",
+    "maker": """{s} is the work of {o}. | {o} made {s}. | {o} is the one who created {s}.""",
     "made_year": """{s} is from {o}. | {s} dates from {o}. | {s} was made in {o}. | {s} was completed in
         {o}.""",
-    "location": """{s} is in {o}. | {s} is located in {o}. | {s} can be found in {o}. | {o} has {s}. | {s},
-        in {o}, draws many visitors.""",
+    "location": """{s} is in {o}. | {s} is located in {o}. | {o} has {s}. | {s}, in {o}, draws many
+        visitors.""",
     "length": """{s} is {o} long. | {s} has a length of {o}. | {p} length is {o}. | {s} stretches for
         {o}.""",
-    "material": """{s} is made of {o}. | {s} consists of {o}. | {o} was used for {s}. | {s} is of {o}.""",
+    "material": """{s} is made of {o}. | {o} was used for {s}. | {s} is of {o}.""",
     "colour": """{s} is {o}. | {p} colour is {o}. | {s} has the colour {o}. | {o} is the colour of {s}.""",
-    "mouth": """{s} flows into {o}. | {s} ends in {o}. | {s} empties into {o}. | {s} reaches the sea at
-        {o}.""",
+    "mouth": """{s} flows into {o}. | {s} ends in {o}.""",
     "origin": """{s} comes from {o}. | {s} is from {o}. | {s} originated in {o}. | {s} has its origin in
         {o}.""",
-    "habitat": """{s} grows in {o}. | {s} can be found in {o}. | {s} likes {o}. | {p} habitat is {o}.""",
+    "habitat": """{s} grows in {o}. | {s} likes {o}. | {p} habitat is {o}.""",
     "bloom": """{s} blooms in {o}. | {s} is in flower in {o}. | one sees {s} bloom in {o}. | {p} flowers
         appear in {o}.""",
     "remedy": """{s} is used against {o}. | {s} is good for {o}. | {s} relieves {o}. | people take {s} for
         {o}.""",
     "leader": """{s} is led by {o}. | {o} leads {s}. | {o} is in charge of {s}. | {o} heads {s}. | {p}
         leader is {o}.""",
-    "seat": """{s} is based in {o}. | {s} has its headquarters in {o}. | {s} is headquartered in {o}. | {p}
-        headquarters are in {o}.""",
+    "seat": """{s} is based in {o}. | {s} is headquartered in {o}. | {p} headquarters are in {o}.""",
     "members": """{s} has {o} members. | {o} people are members of {s}. | {s} counts {o} members. | {p}
         membership is {o}.""",
-    "makes": """{s} makes {o}. | {s} produces {o}. | {s} sells {o}. | {s} is in the business of {o}. | {s}
-        trades in {o}.""",
+    "makes": """{s} makes {o}. | {s} produces {o}. | {s} is in the business of {o}. | {s} trades in {o}.""",
     "month": """{s} takes place in {o}. | {s} is held in {o}. | {s} is celebrated in {o}. | every {o} there
         is {s}.""",
     "dish": """at {s} people eat {o}. | {o} is eaten at {s}. | {s} is known for serving {o}. | visitors of
@@ -341,19 +327,16 @@ _FACTS: dict[str, str] = {
     "event_year": """{s} took place in {o}. | {s} happened in {o}. | {s} was in {o}. | in {o} came {s}.""",
     "destination": """{s} was headed for {o}. | {s} set out for {o}. | {p} goal was {o}. | {s} was bound for
         {o}.""",
-    "vessel": """{s} sailed on {o}. | {s} used {o}. | {o} was the ship of {s}. | {s} set out with {o}.""",
-    "owner": """{s} belongs to {o}. | {s} is owned by {o}. | {o} owns {s}. | {p} owner is {o}. | {s} is the
-        property of {o}.""",
+    "vessel": """{s} used {o}. | {o} was the ship of {s}. | {s} set out with {o}.""",
+    "owner": """{s} belongs to {o}. | {o} owns {s}. | {p} owner is {o}.""",
     "price": """{s} cost {o}. | {s} was sold for {o}. | {p} price is {o}. | {o} was paid for {s}.""",
     "captain": """{o} is the captain of {s}. | {s} is commanded by {o}. | {o} commands {s}. | {p} captain is
         {o}. | {s} sails under {o}.""",
-    "home_port": """{p} home port is {o}. | {s} is at home in {o}. | {s} is registered in {o}. | {s} sails
-        from {o}.""",
+    "home_port": """{p} home port is {o}. | {s} is at home in {o}. | {s} sails from {o}.""",
     "weight": """{s} weighs {o}. | {p} weight is {o}. | {s} has a weight of {o}. | at {o} {s} is no light
         thing.""",
     "cargo": """{s} carries {o}. | {p} cargo is {o}. | {s} is loaded with {o}. | {o} is aboard {s}.""",
-    "dedicatee": """{s} is dedicated to {o}. | {s} honours {o}. | {s} was made for {o}. | {s} was made in
-        honour of {o}.""",
+    "dedicatee": """{s} is dedicated to {o}. | {s} was made for {o}. | {s} was made in honour of {o}.""",
     "pages": """{s} has {o} pages. | {s} is {o} pages long. | {p} page count is {o}. | {s} ends after {o}
         pages.""",
     "publisher": """{s} was published by {o}. | {o} published {s}. | {o} brought out {s}. | {p} publisher is
@@ -372,7 +355,7 @@ _FACTS: dict[str, str] = {
     "address": """the address of {s} is {o}. | {s} has the address {o}. | {s} can be reached at {o}. | {p}
         IP address is {o}.""",
     "hosts": """{s} is in room {o}. | {s} is kept in room {o}. | room {o} houses {s}. | {p} room is {o}.""",
-    "victor": """{o} won {s}. | {s} was won by {o}. | {o} was the victor of {s}. | {o} triumphed in {s}.""",
+    "victor": """{o} won {s}. | {o} was the victor of {s}. | {o} triumphed in {s}.""",
     "loser": """{o} lost {s}. | {s} was lost by {o}. | {o} was beaten in {s}. | {o} suffered defeat in
         {s}.""",
     "nearest_town": """{s} took place near {o}. | {s} was fought near {o}. | {s} was close to {o}. | {o} is

@@ -16,7 +16,7 @@ from torch import Tensor
 from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, scan_files, tiers
 from memsparse.bank.keys import KeyBudget, KeyTier
 from memsparse.bank.segments import EncodedChunks
-from memsparse.errors import BankError, ConfigError
+from memsparse.errors import BankError, ConfigError, ShapeError
 from memsparse.ops.quantization import ScanKeys, key_bytes
 from memsparse.ops.routing import top_documents
 from memsparse.types import MemoryKV
@@ -161,11 +161,29 @@ def check_sifted(found: MemoryKV, scores: Tensor, _: Tensor) -> None:
     assert sifted is not None
     assert bool((sifted.documents.diff() > 0).all())
     own = scores[:, sifted.documents]
-    assert bool(((sifted.lower <= own) & (own <= sifted.upper)).all())
+    assert bool((own <= sifted.upper).all())
     others = scores.index_fill(1, sifted.documents, float("-inf"))
     assert bool((others.amax(1) <= sifted.beyond).all())
     for row, chosen in zip(found.documents.tolist(), sifted.documents.expand(len(scores), -1), strict=True):
         assert {index for index in row if index >= 0} <= set(chosen.tolist())
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_scores_of_all_documents_are_told_when_asked_for(bank: Bank, name: str, view: dict) -> None:
+    routing_q, query_mask = ragged(seed=5)
+    found = bank.reader(all_scores=False, **view, tiers=CONFIGS[name])
+    scores, _ = exact(bank, 1, routing_q, query_mask, **view)
+    before = found.report().scanned
+    told, errors = found.bound_all(1, routing_q, query_mask)
+    off = (told.double() - scores.double()).abs().nan_to_num(0)
+    assert bool((off <= errors).all())
+    assert torch.equal(told.isinf(), scores.isinf())
+    assert bool((errors[scores.isinf()] == 0).all())
+    assert found.report().scanned > before
+    found.allowed = torch.ones(2, len(found), dtype=torch.bool)
+    with pytest.raises(ShapeError, match="allowed"):
+        found.bound_all(1, routing_q, query_mask)
 
 
 @pytest.mark.parametrize("tile", [7, 100, 2**19])

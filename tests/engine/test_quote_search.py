@@ -14,6 +14,7 @@ from memsparse.engine.model_runner import Extend
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
 from memsparse.engine.session import Session
+from memsparse.errors import EngineError
 from memsparse.text import PromptBuilder
 from tests.tiny import tiny_tokenizer
 
@@ -126,6 +127,14 @@ def test_a_search_that_must_settle_still_quotes(passes: int, most: int) -> None:
             assert id_ in quote.allowed()
             quote.feed(id_)
         assert len(found) == most or not BUILDER.stop_ids.isdisjoint(quote.allowed())
+
+
+def test_what_is_not_a_number_is_no_quote() -> None:
+    model = Model()
+    model.logits = model.logits.clone()
+    model.logits[7] = float("nan")
+    with pytest.raises(EngineError, match="NaN"):
+        search(model, Quote(BUILDER, TEXTS, vocab_size=SIZE))
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n"]])

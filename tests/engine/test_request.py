@@ -9,6 +9,7 @@ from memsparse.engine.extractive import find_span
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.request import NOT_FOUND, NOTHING_READ
 from memsparse.engine.session import Session
+from memsparse.errors import EngineError
 from memsparse.text import Prompt
 from tests.engine.builders import tiny_model
 from tests.engine.scripted import (
@@ -301,6 +302,24 @@ def test_whatever_a_model_predicts_it_quotes(
         texts = [citation.text for citation in answer.citations]
         assert any(answer.text in text for text in texts) if answer.found else answer.text == NOT_FOUND
     assert found > (6 if tokens == 64 else 0)
+
+
+@dataclass
+class NoNumbers(ScriptedRunner):
+    """Predicts nothing once something was run."""
+
+    def append(self, session: Session, ids: Sequence[int]) -> None:
+        super().append(session, ids)
+        session.logits = torch.full_like(session.logits, float("nan"))
+
+
+@pytest.mark.parametrize("model", [QUOTES, {"extractive": True}])
+def test_a_model_that_computes_no_numbers_neither_refuses_nor_quotes(
+    loaded: LoadedModel, model: dict[str, Any]
+) -> None:
+    runner = NoNumbers(loaded.prompts, loaded.config.vocab_size, ["", quoting("old harbour")], [FIRST])
+    with pytest.raises(EngineError, match="NaN"):
+        run(loaded, [], [], model=model, runner=runner)
 
 
 @pytest.mark.parametrize(("said", "decoding"), [(answering, False), (quoting, True)])

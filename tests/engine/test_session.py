@@ -93,7 +93,6 @@ def sift(exact: Tensor, keep: Tensor, spread: Tensor) -> Sifted:
     others = exact.masked_fill(keep, float("-inf"))
     return Sifted(
         documents=documents,
-        lower=(exact - spread)[None, documents],
         upper=(exact + spread)[None, documents],
         beyond=others.amax(0, keepdim=True) if len(others) else torch.tensor([float("-inf")]),
     )
@@ -175,6 +174,17 @@ def test_documents_that_stand_out_are_found_without_looking_at_others() -> None:
     # Seven of the best: the seventh may be one that no layer told of.
     assert session.best(7)[1].tolist() == exact.mean(0).topk(7).indices.tolist()
     assert all(kv.sifted is None for kv in session.routing.values())
+
+
+def test_a_document_without_a_score_in_one_layer_has_no_mean() -> None:
+    sure, none = torch.tensor([0, 1, 2]), torch.tensor([float("-inf")])
+    layers = [
+        Sifted(documents=sure, upper=torch.tensor([[float("inf"), 1.0, 1.0]]), beyond=none),
+        Sifted(documents=sure[1:], upper=torch.tensor([[1.0, 0.5]]), beyond=none),
+    ]
+    found = best_of_sifted(layers, lambda index: torch.tensor([0.0, 1.0, 0.75])[index], 3)
+    assert found is not None
+    assert found[1].tolist() == [1, 2, -1]
 
 
 def test_what_is_not_proven_wants_all_scores() -> None:

@@ -125,9 +125,12 @@ def test_integers_meet_tokens_that_are_not_rounded(rows: int, width: int) -> Non
     ("rows", "width", "count"), [(1, 1, 1), (5, 12, 8), (6, 60, 9), (13, 130, 32), (900, 64, 70)]
 )
 @pytest.mark.usefixtures("_two_threads")
-def test_exact_products_are_those_of_float64(kind: torch.dtype, rows: int, width: int, count: int) -> None:
+def test_exact_products_are_those_of_float64(
+    kind: torch.dtype, rows: int, width: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not native.can_multiply_exactly(kind):
         pytest.skip("no kernel here")
+    monkeypatch.setattr(native, "_EXACT_SHARE", 1)
     keys, tokens = torch.randn(rows, width).to(kind), torch.randn(count, width).double()
     found = native.best_exact_products(keys, tokens)
     torch.testing.assert_close(found, best(keys, tokens, [count])[:, 0], rtol=1e-13, atol=1e-13)
@@ -149,14 +152,21 @@ def test_exact_products_take_nothing_else() -> None:
 
 @pytest.mark.parametrize("counts", [[1], [40], [2, 17, 1]])
 @pytest.mark.parametrize("longest", [1, 5, 3000])
+@pytest.mark.parametrize("kinds", [(d, d) for d in DTYPES] + [(torch.int8, torch.float32)], ids=str)
 @pytest.mark.usefixtures("_two_threads")
-def test_one_pass_is_the_two_in_one(dtype: torch.dtype, longest: int, counts: list[int]) -> None:
+def test_one_pass_is_the_two_in_one(
+    kinds: tuple[torch.dtype, torch.dtype], longest: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Documents are shared among threads, some of them longer than what a thread takes or holds."""
-    keys, tokens = numbers(30_000, 8, dtype), numbers(sum(counts), 8, dtype)
+    if not all(native.can_multiply(kind, 8) for kind in kinds):
+        pytest.skip("no kernel here")
+    monkeypatch.setattr(native, "_SHARE", 1)
+    keys, tokens = numbers(30_000, 8, kinds[0]), numbers(sum(counts), 8, kinds[1])
     lengths = torch.randint(1, longest + 1, (30_000,))
     owners = torch.repeat_interleave(torch.arange(30_000), lengths)[:30_000].contiguous()
     stored = quantize_keys(torch.randn(30_000, 8), "int8")
     vectors, factors = native.lay_out(tokens, counts), torch.rand(3, len(counts))
+    assert native._Product(keys, vectors).threads[1] == 2
     size = 2, int(owners.max()) + 2, len(counts)
     bounds, apart = torch.full(size, -torch.inf), torch.full(size, -torch.inf)
     assert native.scan(keys, vectors, stored, owners, *factors, bounds)

@@ -198,3 +198,14 @@ def test_what_does_not_fit_is_refused() -> None:
         ScanKeys.join(parts)
     with pytest.raises(ShapeError, match="join"):
         ScanKeys.join([])
+
+
+@pytest.mark.parametrize("key_format", ["float32", "bf16"])
+def test_keys_whose_sums_may_overflow_are_refused(key_format: KeyFormat) -> None:
+    """A part of such a sum may be infinite where the whole is not, and a maximum would pass it over."""
+    key = torch.full((1, 64), 3.75e37)
+    key[0, :31] *= -1
+    with pytest.raises(InputError, match="too long for float32"):
+        quantize_keys(key, key_format)
+    assert quantize_keys(key / 16, key_format).norms.isfinite().all()
+    assert quantize_keys(key, "int8").norms.isfinite().all()

@@ -21,7 +21,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 6
+VERSION = 7
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -158,6 +158,8 @@ def scan(
 def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
     """The best inner product of each key with any token: (M,) float64, sums in the order of columns.
 
+    What is not a number may be passed over.
+
     Args:
         keys_MW: bfloat16 or float32, on the CPU.
         tokens_TW: float64, at least one, on the CPU.
@@ -179,7 +181,7 @@ def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
     laid = tokens[torch.arange(vectors * _EXACT_LANES).clamp_max(len(tokens) - 1)]
     lanes = laid.view(vectors, _EXACT_LANES, -1).transpose(1, 2).contiguous()
     best_M = torch.empty(len(keys), dtype=torch.float64, device="cpu")
-    if _loaded().memsparse_best_exact_products(
+    problem = _loaded().memsparse_best_exact_products(
         _KINDS[keys.dtype],
         keys.data_ptr(),
         *keys.shape,
@@ -188,8 +190,8 @@ def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
         best_M.data_ptr(),
         _work_at_once(),
         max(1, min(torch.get_num_threads(), keys.numel() * len(laid) // _EXACT_SHARE)),
-    ):
-        raise MemoryError("a few rows of keys")
+    )
+    _check(problem)
     return best_M
 
 
@@ -356,7 +358,7 @@ def _work_at_once() -> int | None:
 
 
 _forked = False
-"""Whether this is a forked process: OpenMP would wait for threads that only its parent has."""
+"""Whether this is a forked process, in which OpenMP may wait for threads that only its parent has."""
 
 
 def _note_fork() -> None:

@@ -20,7 +20,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 6;
+    return 7;
 }
 
 enum kind { INT8, BFLOAT16, FLOAT32, INT8_BY_FLOAT32 };

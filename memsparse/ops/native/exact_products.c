@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "threads.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -105,14 +106,16 @@ int memsparse_can_multiply_exactly(void)
 /* best[row] becomes the best product of a row of keys with any token.
 
    keys is (rows, width) of bfloat16 or float32, as `kind` says; lanes is (vectors, width, 8 tokens). Returns 0, or
-   1 where memory for a few rows is missing. */
+   which problem there is. */
 int memsparse_best_exact_products(
     int kind, const char *keys, int64_t rows, int64_t width, const double *lanes, int64_t vectors, double *best,
     at_once *work_at_once, int threads)
 {
+    if (!memsparse_can_multiply_exactly())
+        return NO_SUCH_KERNEL;
     struct work work = {kind, keys, rows, width, vectors, ROWS, 0, lanes, best};
     share_among(work_at_once, threads, take_parts, &work);
-    return work.next < rows;
+    return work.next < rows ? NO_MEMORY : NONE;
 }
 
 #else
@@ -128,7 +131,7 @@ int memsparse_best_exact_products(
 {
     (void)kind, (void)keys, (void)rows, (void)width, (void)lanes, (void)vectors, (void)best, (void)work_at_once,
         (void)threads;
-    return 1;
+    return NO_SUCH_KERNEL;
 }
 
 #endif
