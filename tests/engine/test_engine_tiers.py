@@ -26,6 +26,12 @@ def loaded() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
+def quoting() -> LoadedModel:
+    """The same weights, but answers are quotes."""
+    return tiny_model(extractive=True, absent_answer="The documents do not say")
+
+
+@pytest.fixture(scope="module")
 def path(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """90 documents, five of them removed: more than are scored without a scan."""
     path = tmp_path_factory.mktemp("tiers") / "bank"
@@ -49,11 +55,18 @@ def shown(answer: Answer) -> tuple:
     return answer.text, answer.citations, answer.found, rounds
 
 
+@pytest.mark.parametrize("model", ["loaded", "quoting"])
 @pytest.mark.parametrize("mode", ["router", "generate"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_tier_gives_the_same_answers(
-    loaded: LoadedModel, path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    name: str,
+    mode: str,
+    model: str,
 ) -> None:
+    loaded = request.getfixturevalue(model)
     monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 5000})
     monkeypatch.setattr(tiers, "WORTH_A_FILE", 0)
     monkeypatch.setattr(probing, "SMALLEST", 10)
