@@ -12,7 +12,7 @@ documents scored exactly.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,25 +22,20 @@ from torch import Tensor
 from memsparse.bank.content import Place
 from memsparse.bank.exact import ExactKeys
 from memsparse.bank.fingerprint import Fingerprint
-from memsparse.bank.keys import KeyBlock, KeyTier
-from memsparse.bank.places import Places, Span, rows_of
+from memsparse.bank.keys import KeyBlock
+from memsparse.bank.places import Places
 from memsparse.bank.probing import Probed, Probing
+from memsparse.bank.scanning import Scanning, middle
 from memsparse.bank.segments import SegmentRecord
 from memsparse.bank.tiers import TierReport, Tiers, one_line
 from memsparse.errors import BankError, BankMismatchError, ConfigError, ShapeError
-from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
-from memsparse.ops.quantization import ScanKeys
+from memsparse.ops.certificate import Scored, certify, score_promising
 from memsparse.ops.routing import RoutingRule, document_scores, top_documents
-from memsparse.ops.scan import Scan, scan_documents
 from memsparse.types import MemoryKV, Sifted, empty_memory
 
 T = TypeVar("T")
 FEW = 64
 """Documents of a view that needs no scan: all are scored exactly."""
-TILE = 2**17
-"""Chunks times requests bounded at a time."""
-FEWEST = 2**14
-"""Chunks bounded at a time, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +105,7 @@ class BankReader:
         self._fingerprint = fingerprint
         self._exact = ExactKeys(places, segments, tiers.files)
         self._scans = (rule.head_reduce, rule.query_reduce, rule.chunk_reduce) == ("mean", "max", "max")
-        self._seen = [segments[id_] for id_ in places.segments.unique().tolist()]
-        self._spans: dict[KeyTier, tuple[int, list[Span]]] = {}
-        """By tier: how many merges it had seen before they were laid, and the spans."""
-        self._used: KeyTier | None = None
+        self._scanning = Scanning(places, segments, tiers)
         self._reads = self._rescored = self._uncertified = self._scanned = 0
         self._probing: Probing | None = None
         if groups and tiers.cells is not None and len(places):
@@ -133,9 +125,10 @@ class BankReader:
 
     def report(self) -> TierReport:
         """What its tiers hold, and what its reads took so far."""
+        used = self._scanning.used
         return TierReport(
-            routing_keys=self._used.format if self._used else "",
-            device=str(self._used.device) if self._used else "",
+            routing_keys=used.format if used else "",
+            device=str(used.device) if used else "",
             key_bytes=self._tiers.key_bytes,
             content_bytes=self._tiers.content_bytes,
             reads=self._reads,
@@ -188,7 +181,7 @@ class BankReader:
             (len(routing_q), len(self)), float("-inf"), dtype=torch.float32, device=routing_q.device
         )
         device = self._tiers.scan_device(routing_q.device)
-        for span, keys in self._stream(layer_idx, device, scanned=False):
+        for span, keys in self._scanning.stream(layer_idx, device, scanned=False):
             codes = keys.codes
             if span.visible < span.block.chunks:
                 codes = codes[span.rows().to(codes.device)]
@@ -229,7 +222,10 @@ class BankReader:
         self._check_layer(layer_idx)
         self._check_allowed(len(routing_q))
         scanned = self._relieved(
-            routing_q.device, lambda: self._sift(layer_idx, routing_q, query_mask, 1, every=True)
+            routing_q.device,
+            lambda: self._scanning.look(
+                layer_idx, routing_q, query_mask, 1, every=True, allowed=self.allowed
+            ),
         )
         assert scanned.every is not None
         with self._mutex:
@@ -297,11 +293,13 @@ class BankReader:
     def _look(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, times: int) -> Probed:
         """What the coarse stage knows of all documents, on the queries' device."""
         if self._probing:
-            tier = self._tier(self._tiers.scan_device(routing_q.device))
+            tier = self._scanning.tier(self._tiers.scan_device(routing_q.device))
             return self._probing.look(
                 layer_idx, routing_q, query_mask, tier, least=k, allowed=self.allowed, times=times
             ).to(routing_q.device)
-        return self._sift(layer_idx, routing_q, query_mask, k, every=self.all_scores)
+        return self._scanning.look(
+            layer_idx, routing_q, query_mask, k, every=self.all_scores, allowed=self.allowed
+        )
 
     def _prove(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
@@ -320,7 +318,7 @@ class BankReader:
                 torch.full_like(coarse.upper, float("inf")),
             )
             columns = these.nonzero()[:, 0]
-            lower[:, these], upper[:, these] = self._bound_again(
+            lower[:, these], upper[:, these] = self._scanning.bound_again(
                 layer_idx, routing_q, query_mask, coarse.of(columns)
             )
             return lower, upper
@@ -359,103 +357,13 @@ class BankReader:
     def _all(self, coarse: Probed, scored: Scored, real: Tensor) -> tuple[Tensor, Tensor]:
         """Of all documents (B, N) scores and errors, exact where they were scored so."""
         scores, errors = coarse.all_scores(
-            *_middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
+            *middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
         )
         rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
         documents = coarse.of(scored.documents[real])
         scores[rows, documents] = scored.exact[real]
         errors[rows, documents] = 0
         return scores, errors
-
-    def _sift(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, *, every: bool) -> Probed:
-        """Scan all documents; what is kept of them, unless `every`, does not grow with the bank."""
-        device, home = self._tiers.scan_device(routing_q.device), routing_q.device
-        q, mask = routing_q.float().to(device), query_mask.to(device)
-        scan, sieve, all_2BN = Scan(q, mask), Sieve(len(q), k, device=home), None
-        if every:
-            all_2BN = torch.full((2, len(q), len(self)), float("-inf"), device=home)
-            all_2BN[1] = 0
-        chunks = max(TILE // max(len(q), 1), FEWEST)
-        for span, keys in self._stream(layer_idx, device):
-            columns = span.columns(device)
-            if span.sparse:
-                keys = keys.select(span.rows().to(device))
-            for tile in columns.tiles(chunks):
-                lower, upper = scan.bounds(
-                    keys.narrow(tile.chunks.start, len(tile.chunks)),
-                    columns.of_chunk[tile.chunks.start : tile.chunks.stop] - tile.columns.start,
-                    num_documents=len(tile.columns),
-                )
-                if columns.chosen is not None:
-                    seen = columns.chosen[tile.seen.start : tile.seen.stop] - tile.columns.start
-                    lower, upper = lower[:, seen], upper[:, seen]
-                here = span.where(tile.seen)
-                lower, upper = self._allow(lower.to(home), here), self._allow(upper.to(home), here)
-                documents = span.documents[tile.seen.start : tile.seen.stop].to(home)
-                sieve.add(documents, lower, upper)
-                if all_2BN is not None:
-                    all_2BN[0, :, here], all_2BN[1, :, here] = _middle(lower, upper)
-        documents, lower, upper = sieve.kept()
-        return Probed(
-            lower=lower,
-            upper=upper,
-            documents=documents,
-            every=all_2BN,
-            beyond=sieve.beyond,
-            chunks=len(q) * int(self._places.chunks.sum()),
-        )
-
-    def _allow(self, scores_Bn: Tensor, documents: slice | Tensor) -> Tensor:
-        """Of these documents, -inf where `allowed` says no."""
-        if self.allowed is None:
-            return scores_Bn
-        return scores_Bn.masked_fill(~self.allowed[:, documents].to(scores_Bn.device), float("-inf"))
-
-    def _bound_again(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, M) tighter bounds of documents (M,), ascending; of those whose keys are held in host memory."""
-        device = self._tiers.scan_device(routing_q.device)
-        lower_BM = torch.full((len(routing_q), len(documents)), float("-inf"), device=device)
-        upper_BM = torch.full_like(lower_BM, float("inf"))
-        if device.type == "cpu" and self._used is not None:
-            q, mask, documents = routing_q.float().cpu(), query_mask.cpu(), documents.cpu()
-            for span in self._spans[self._used][1]:
-                keys = span.block.kept.get(layer_idx)
-                at, columns = span.find(documents)
-                if keys is None or not len(at):
-                    continue
-                counts = span.counts[at]
-                lower_BM[:, columns], upper_BM[:, columns] = scan_documents(
-                    q,
-                    keys.select(rows_of(span.starts[at], counts)),
-                    torch.repeat_interleave(counts),
-                    mask,
-                    num_documents=len(at),
-                    finer=True,
-                )
-        return lower_BM.to(routing_q.device), upper_BM.to(routing_q.device)
-
-    def _stream(
-        self, layer_idx: int, device: torch.device, *, scanned: bool = True
-    ) -> Iterator[tuple[Span, ScanKeys]]:
-        """The view and its routing keys on a device that scans, block by block."""
-        tier = self._tier(device, scanned=scanned)
-        with self._mutex:
-            laid = self._spans.get(tier)
-            if laid is None or laid[0] != tier.merges:
-                merges = tier.merges
-                laid = merges, self._places.spans(tier.place(self._seen)) if self._seen else []
-                self._spans[tier] = laid
-            spans = laid[1]
-        yield from zip(spans, tier.stream(layer_idx, [span.block for span in spans]), strict=True)
-
-    def _tier(self, device: torch.device, *, scanned: bool = True) -> KeyTier:
-        """The tier that a read of the view takes its routing keys from."""
-        with self._mutex:
-            chunks = sum(record.chunks for record in self._seen)
-            self._used = self._tiers.keys(device, chunks=chunks, scanned=scanned)
-            return self._used
 
     def _gather(self, layer_idx: int, routing_q: Tensor, routed: _Routed) -> MemoryKV:
         """Lay the chunks of the documents (B, k) side by side, each row ascending by document."""
@@ -517,12 +425,3 @@ def _sifted(coarse: Probed, scored: Scored, real: Tensor) -> Sifted:
     upper[rows, scored.documents[real]] = scored.exact[real]
     assert coarse.beyond is not None
     return Sifted(documents=coarse.documents, upper=upper, beyond=coarse.beyond)
-
-
-def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle of intervals and how far their ends may lie from it, rounded up; -inf and 0 for none."""
-    none = upper == float("-inf")
-    middle = (lower.double() + upper.double()).div_(2).float().nan_to_num_(nan=0.0, posinf=0.0)
-    reach = torch.maximum(upper.double() - middle, middle - lower.double()).float()
-    reach = reach.nextafter(torch.full_like(reach, float("inf")))
-    return middle.masked_fill_(none, float("-inf")), reach.masked_fill_(none, 0)

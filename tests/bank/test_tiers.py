@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, scan_files, tiers
+from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, scan_files, scanning, tiers
 from memsparse.bank.keys import KeyBudget, KeyTier
 from memsparse.bank.segments import EncodedChunks
 from memsparse.errors import BankError, ConfigError, ShapeError
@@ -195,8 +195,8 @@ def test_tiles_and_scores_that_are_not_kept_change_nothing(
     routing_q, query_mask = ragged(seed=tile)
     for top_k in (1, 5):
         wanted = bank.reader(top_k=top_k, **view).read(1, routing_q, query_mask)
-        monkeypatch.setattr(reader, "TILE", 4 * tile)
-        monkeypatch.setattr(reader, "FEWEST", 1)
+        monkeypatch.setattr(scanning, "TILE", 4 * tile)
+        monkeypatch.setattr(scanning, "FEWEST", 1)
         lean = bank.reader(top_k=top_k, all_scores=False, **view, tiers=CONFIGS[name])
         for all_scores, found in (
             (False, lean.read(1, routing_q, query_mask)),
@@ -477,7 +477,7 @@ class TestOutOfMemory:
         found, failures = bank.reader(top_k=4, tiers=CONFIGS["int8"]), [self.error, self.error]
         routing_q, query_mask = ragged(seed=3)
         expected = found.read(1, routing_q, query_mask)
-        scan = reader.Scan.bounds
+        scan = scanning.Scan.bounds
 
         def scan_or_fail(*args, **options):
             if failures:
@@ -485,7 +485,7 @@ class TestOutOfMemory:
             return scan(*args, **options)
 
         told = []
-        monkeypatch.setattr(reader.Scan, "bounds", scan_or_fail)
+        monkeypatch.setattr(scanning.Scan, "bounds", scan_or_fail)
         monkeypatch.setattr(
             found._tiers, "fall_back", lambda device, error, *, known: told.append((device, known))
         )
@@ -498,7 +498,7 @@ class TestOutOfMemory:
         found = bank.reader()
         routing_q, query_mask = ragged(seed=3)
         with monkeypatch.context() as patch:
-            patch.setattr(reader.Scan, "bounds", self._fail)
+            patch.setattr(scanning.Scan, "bounds", self._fail)
             with pytest.raises(BankError, match="out of memory"):
                 found.read(1, routing_q, query_mask)
         check(bank, found, 1, routing_q, query_mask)
@@ -507,7 +507,7 @@ class TestOutOfMemory:
         def lost(*args, **options):
             raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand more")
 
-        monkeypatch.setattr(reader.Scan, "bounds", lost)
+        monkeypatch.setattr(scanning.Scan, "bounds", lost)
         routing_q, query_mask = ragged(seed=3)
         with pytest.raises(
             BankError, match=r"\(CUDA error: unspecified launch failure\); the bank is intact"
