@@ -19,9 +19,9 @@ from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.scan import Scan, scan_documents
 
 TILE = 2**17
-"""Chunks times requests bounded at a time."""
-FEWEST = 2**14
-"""Chunks bounded at a time, at least."""
+"""Chunks bounded at a time, at most."""
+TOGETHER = 2**20
+"""Chunks times requests bounded at a time, at most."""
 
 
 class Scanning:
@@ -61,7 +61,7 @@ class Scanning:
         if every:
             all_2BN = torch.full((2, len(q), len(self._places)), float("-inf"), device=home)
             all_2BN[1] = 0
-        chunks = max(TILE // max(len(q), 1), FEWEST)
+        chunks = max(min(TILE, TOGETHER // max(len(q), 1)), 1)
         for span, keys in self.stream(layer_idx, device):
             columns = span.columns(device)
             if span.sparse:

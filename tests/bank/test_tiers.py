@@ -195,8 +195,7 @@ def test_tiles_and_scores_that_are_not_kept_change_nothing(
     routing_q, query_mask = ragged(seed=tile)
     for top_k in (1, 5):
         wanted = bank.reader(top_k=top_k, **view).read(1, routing_q, query_mask)
-        monkeypatch.setattr(scanning, "TILE", 4 * tile)
-        monkeypatch.setattr(scanning, "FEWEST", 1)
+        monkeypatch.setattr(scanning, "TILE", tile)
         lean = bank.reader(top_k=top_k, all_scores=False, **view, tiers=CONFIGS[name])
         for all_scores, found in (
             (False, lean.read(1, routing_q, query_mask)),
