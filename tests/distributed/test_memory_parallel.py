@@ -211,19 +211,30 @@ def told_by(engine: MemoryEngine) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_an_engine_over_ranks_fills_and_asks_as_one(tmp_path, model, count):
+@pytest.fixture(scope="module")
+def quoting(tmp_path_factory) -> Path:
+    settings = {"extractive": True, "absent_answer": "The documents do not say"}
+    return save_model(tmp_path_factory.mktemp("quoting"), tiny_model(**settings))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind_of_model", "decoding"),
+    [(2, "model", None), (4, "model", None), (2, "quoting", "router"), (2, "quoting", "generate")],
+)
+def test_an_engine_over_ranks_fills_and_asks_as_one(tmp_path, request, count, kind_of_model, decoding):
+    model = request.getfixturevalue(kind_of_model)
+
     def fill_and_ask(engine: MemoryEngine) -> tuple[Any, ...]:
         reports = [engine.add(documents(30)), engine.add(documents(9, namespace="b"))]
         return *((r.added, r.passages, r.tokens) for r in reports), told_by(engine), type(engine)
 
     def body():
-        with engine_class().open(tmp_path / "many.bank", model) as engine:
+        with engine_class().open(tmp_path / "many.bank", model, id_decoding=decoding) as engine:
             return fill_and_ask(engine)
 
     outcome = together(count, body)
     assert outcome.codes == [0] * count, outcome.result
-    with engine_class().open(tmp_path / "one.bank", model) as engine:
+    with engine_class().open(tmp_path / "one.bank", model, id_decoding=decoding) as engine:
         *mine, kind = fill_and_ask(engine)
         assert kind is MemoryEngine
         alone = engine.bank.layout()
