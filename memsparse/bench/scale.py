@@ -138,7 +138,7 @@ def _measure(
     ids, roles = loaded.prompts.question(QUESTION)
     prompt = Prompt(ids=ids, roles=roles, first_position=config.position_offset)
     view: dict[str, Any] = {"rule": config.routing_rule(), "version": version, "tiers": tiers}
-    view["all_scores"] = config.id_decoding == "router"  # as an engine asks for them
+    view["all_scores"] = False  # as an engine asks
     reader = bank.reader(top_k=config.top_k_documents, **view)
     first, best = ProbedReader(reader), bank.reader(top_k=1, **view)
     cold = seconds(lambda: runner.prefill(prompt, first), device)
