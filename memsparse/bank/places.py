@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memsparse.bank.keys import KeyBlock
+from memsparse.ops.lookup import find_ascending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,9 +89,7 @@ class Span:
     def find(self, documents: Tensor) -> tuple[Tensor, Tensor]:
         """Of ascending indices (m,): the places of those that are here, and which of the m they are."""
         if self.ascending:
-            places = torch.searchsorted(self.documents, documents).clamp_max(len(self.documents) - 1)
-            there = (self.documents[places] == documents).nonzero()[:, 0]
-            return places[there], there
+            return find_ascending(self.documents, documents)
         places = torch.isin(self.documents, documents).nonzero()[:, 0]
         return places, torch.searchsorted(documents, self.documents[places])
 

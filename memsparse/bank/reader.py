@@ -312,16 +312,8 @@ class BankReader:
             best_chunks.append(chunk)
             return scores
 
-        def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
-            lower, upper = (
-                torch.full_like(coarse.lower, float("-inf")),
-                torch.full_like(coarse.upper, float("inf")),
-            )
-            columns = these.nonzero()[:, 0]
-            lower[:, these], upper[:, these] = self._scanning.bound_again(
-                layer_idx, routing_q, query_mask, coarse.of(columns)
-            )
-            return lower, upper
+        def bound_again(columns: Tensor) -> tuple[Tensor, Tensor]:
+            return self._scanning.bound_again(layer_idx, routing_q, query_mask, coarse.of(columns))
 
         rescored = self._tiers.config.rescored
         scored = score_promising(
@@ -336,12 +328,11 @@ class BankReader:
         best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)
         place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
         chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
-        real = columns >= 0
         scores = errors = sifted = None
         if self.all_scores:
-            scores, errors = self._all(coarse, scored, real)
-        elif coarse.beyond is not None and coarse.rest is None:
-            sifted = _sifted(coarse, scored, real)
+            scores, errors = self._all(coarse, scored)
+        elif coarse.rest is None:
+            sifted = _sifted(coarse, scored)
         return _Routed(
             documents=coarse.of(chosen),
             scores=best,
@@ -350,18 +341,18 @@ class BankReader:
             errors=errors,
             certified=coarse.certified(certified, best[:, -1]),
             sifted=sifted,
-            rescored=int(real.sum()),
+            rescored=int((columns >= 0).sum()),
             scanned=coarse.chunks,
         )
 
-    def _all(self, coarse: Probed, scored: Scored, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _all(self, coarse: Probed, scored: Scored) -> tuple[Tensor, Tensor]:
         """Of all documents (B, N) scores and errors, exact where they were scored so."""
         scores, errors = coarse.all_scores(
             *middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
         )
-        rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
-        documents = coarse.of(scored.documents[real])
-        scores[rows, documents] = scored.exact[real]
+        rows, columns, exact = _scored_exactly(scored)
+        documents = coarse.of(columns)
+        scores[rows, documents] = exact
         errors[rows, documents] = 0
         return scores, errors
 
@@ -418,10 +409,16 @@ class BankReader:
             self._tiers.content.prefetch(layers[following], places, device)
 
 
-def _sifted(coarse: Probed, scored: Scored, real: Tensor) -> Sifted:
+def _scored_exactly(scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
+    """The requests, columns and scores of what was scored exactly, side by side."""
+    real = scored.documents >= 0
+    return real.nonzero()[:, 0], scored.documents[real], scored.exact[real]
+
+
+def _sifted(coarse: Probed, scored: Scored) -> Sifted:
     """What a scan left, exact where it was scored so."""
-    upper = scored.upper.clone()
-    rows = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
-    upper[rows, scored.documents[real]] = scored.exact[real]
     assert coarse.beyond is not None
+    rows, columns, exact = _scored_exactly(scored)
+    upper = scored.upper.clone()
+    upper[rows, columns] = exact
     return Sifted(documents=coarse.documents, upper=upper, beyond=coarse.beyond)

@@ -106,13 +106,12 @@ def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
     def of(columns: Tensor) -> Tensor:
         return kept[columns.clamp_min(0)].masked_fill(columns < 0, -1)
 
-    def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = torch.full_like(lower, -torch.inf), torch.full_like(upper, torch.inf)
-        low[:, these], high[:, these] = _bounds_of(case, routing_q, keys, kept[these])
-        return low, high
-
     scored = score_promising(
-        lower, upper, k, lambda columns: rescore(case, routing_q, of(columns)), bound_again=bound_again
+        lower,
+        upper,
+        k,
+        lambda columns: rescore(case, routing_q, of(columns)),
+        bound_again=lambda columns: _bounds_of(case, routing_q, keys, kept[columns]),
     )
     scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
     certified &= (sieve.beyond < scores[:, -1]) | (sieve.beyond == -torch.inf)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.session import ExactReader, Prefix, Session, SiftingReader
+from memsparse.engine.session import ExactReader, Prefix, Session, SiftingReader, refuse_nan
 from memsparse.errors import EngineError
 from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed
 from memsparse.text import RESPONSE, ROUTES, Prompt
@@ -289,8 +289,7 @@ def sample(
     if not len(ids):
         raise EngineError("no token may follow; the constraint of this round is exhausted")
     logits = logits[ids]
-    if bool(torch.isnan(logits).any()):
-        raise EngineError("the model computed no numbers (NaN); load it in float32")
+    refuse_nan(logits)
     if config.temperature == 0:
         return int(ids[logits.argmax()])
     likely, order = (logits / config.temperature).softmax(0).sort(descending=True, stable=True)

@@ -11,10 +11,8 @@ from heapq import heappop, heappush
 from itertools import count
 
 from memsparse.engine.model_runner import Extend, Need, common_start
-from memsparse.engine.quoting import Quote
+from memsparse.engine.quoting import Ids, Quote
 from memsparse.engine.session import Session, chances
-
-Ids = tuple[int, ...]
 
 
 def likeliest_quote(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
@@ -15,6 +14,7 @@ from memsparse.engine.quoting import Quote
 from memsparse.engine.session import NumberedReader, Prefix, Session, chances
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
+from memsparse.ops.lookup import find_ascending
 from memsparse.text import PromptBuilder
 from memsparse.types import Answer, Citation, LayerRouting, Passage, Round, Usage
 
@@ -249,7 +249,8 @@ class Request:
     def _best_unread(self, session: Session) -> list[int]:
         """Numbers of the best documents not read yet, best first."""
         cited = torch.tensor(self._machine.cited, dtype=torch.long)
-        best, index = session.best(self._config.max_read, without=_places(self._reader.numbers, cited))
+        read, _ = find_ascending(self._reader.numbers, cited)
+        best, index = session.best(self._config.max_read, without=read)
         near = (index >= 0) & (best >= best[0] - self._config.margin)
         numbers: list[int] = self._reader.numbers[index[near]].tolist()
         return numbers
@@ -355,14 +356,6 @@ class Request:
             Round(routing=routing, numbers=item.numbers, text=item.text, seconds=end - start)
             for item, routing, start, end in trace
         )
-
-
-def _places(numbers: Tensor, wanted: Tensor) -> Tensor:
-    """The indices of wanted numbers among ascending ones; of those that are there."""
-    if not len(numbers):
-        return wanted[:0]
-    index = torch.searchsorted(numbers, wanted).clamp_max(len(numbers) - 1)
-    return index[numbers[index] == wanted]
 
 
 def citation_of(passage: Passage) -> Citation:

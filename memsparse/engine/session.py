@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memsparse.errors import EngineError
 from memsparse.model.requests import KeyValues, RequestCache
+from memsparse.ops.lookup import find_ascending
 from memsparse.ops.routing import top_documents
 from memsparse.types import LayerRouting, MemoryKV, MemoryReader, Sifted
 
@@ -200,13 +201,18 @@ class Session:
         return scores
 
 
+def refuse_nan(logits: Tensor) -> None:
+    """Raises: EngineError if the logits are not numbers."""
+    if bool(torch.isnan(logits).any()):
+        raise EngineError("the model computed no numbers (NaN); load it in float32")
+
+
 def chances(logits: Tensor) -> Tensor:
     """(V,) log probabilities of the next token.
 
     Raises: EngineError if the logits are not numbers.
     """
-    if bool(torch.isnan(logits).any()):
-        raise EngineError("the model computed no numbers (NaN); load it in float32")
+    refuse_nan(logits)
     return logits.log_softmax(0)
 
 
@@ -242,11 +248,10 @@ def best_of_sifted(
     upper = torch.zeros(len(documents), dtype=torch.float64)
     beyond = 0.0
     for layer in layers:
-        known, rest = layer.documents.cpu(), float(layer.beyond[0])
-        place = torch.searchsorted(known, documents).clamp_max(max(len(known) - 1, 0))
-        told = known[place] == documents if len(known) else torch.zeros_like(documents, dtype=torch.bool)
-        own = layer.upper[0].cpu().double()[place[told]]
-        upper += torch.full_like(upper, rest).masked_scatter_(told, own)
+        rest = float(layer.beyond[0])
+        places, told = find_ascending(layer.documents.cpu(), documents)
+        own = layer.upper[0].cpu().double()[places]
+        upper += torch.full_like(upper, rest).index_copy_(0, told, own)
         beyond += rest
     upper, beyond = upper / len(layers), beyond / len(layers)
     upper.nan_to_num_(nan=float("-inf"))  # without a score in some layer there is no mean

@@ -21,7 +21,7 @@ _SIFTED = 4096
 Rescore = Callable[[Tensor], Tensor]
 """Document indices (B, M), -1 for none, to exact scores (B, M) float32; what it says for -1 is not read."""
 BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Which documents, (N,) bool, to tighter bounds of these, (B, N) each; the others' are -inf and inf."""
+"""Document indices (m,) int64, ascending, to tighter bounds of these, (B, m) each."""
 
 FIRST = 64
 """Documents scored exactly before any others are looked at again, at least."""
@@ -143,9 +143,11 @@ def score_promising(
         bar = torch.cat([scores for _, scores in turns], dim=1).topk(min(k, spent), dim=1).values[:, -1:]
         left_BN = (unscored >= bar) & (unscored > -torch.inf)
         if bound_again is not None and int(left_BN.sum(1).max()) > FIRST:
-            lower, upper = bound_again(left_BN.any(0))
-            lower_BN, upper_BN = lower_BN.maximum(lower), upper_BN.minimum(upper)
-            unscored = unscored.minimum(upper)
+            again = left_BN.any(0).nonzero()[:, 0]
+            lower, upper = bound_again(again)
+            lower_BN = lower_BN.index_copy(1, again, lower_BN[:, again].maximum(lower))
+            upper_BN = upper_BN.index_copy(1, again, upper_BN[:, again].minimum(upper))
+            unscored[:, again] = unscored[:, again].minimum(upper)
             left_BN &= unscored >= bar
             bound_again = None
         wanted = min(int(left_BN.sum(1).max()), most - spent, WIDENING * spent)

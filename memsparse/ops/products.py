@@ -172,6 +172,7 @@ class BestProducts:
         self,
         keys: ScanKeys,
         doc_of_chunk: Tensor,
+        units_B: Tensor,
         of_errors_B: Tensor,
         of_norms_B: Tensor,
         bounds_2NB: Tensor,
@@ -182,10 +183,8 @@ class BestProducts:
         """
         if self._vectors is None:
             return False
-        factors = self.queries.units.float(), of_errors_B, of_norms_B
-        return native.scan(
-            _codes_for(keys, self._vectors), self._vectors, keys, doc_of_chunk, *factors, bounds_2NB
-        )
+        codes, factors = _codes_for(keys, self._vectors), (units_B, of_errors_B, of_norms_B)
+        return native.scan(codes, self._vectors, keys, doc_of_chunk, *factors, bounds_2NB)
 
 
 def best_exact_products(keys_CW: Tensor, tokens_TW: Tensor) -> Tensor:
@@ -296,10 +295,10 @@ def _fastest(
                 break
     if not trials:
         raise ConfigError(f"no matrix product of {' or '.join(choices)} works here; check the torch build")
+    if len(trials) == 1:
+        return next(iter(trials))
     took = dict.fromkeys(trials, float("inf"))
-    for _ in range(
-        _ROUNDS if len(trials) > 1 else 0
-    ):  # in turns, so that whatever else the machine does slows all of them
+    for _ in range(_ROUNDS):  # in turns, so that whatever else the machine does slows all of them
         for way, products in trials.items():
             began = time.perf_counter()
             products.of(keys)

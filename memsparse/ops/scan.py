@@ -27,6 +27,8 @@ from memsparse.ops.products import (
 )
 from memsparse.ops.quantization import ScanKeys, round_up
 
+Factors = tuple[Tensor, Tensor, Tensor]
+"""(B,) float32 each: units, and the factors of a chunk's error and of its norm."""
 _BOUNDS = 2**18
 """Chunks times requests bounded at a time, about."""
 _UNIT_SLACK = 2.0**-20
@@ -91,7 +93,7 @@ class Scan:
         self._asking = counts.nonzero()[:, 0]
         self._counts = counts[self._asking]
         self._tile = tile or max(_BOUNDS // max(len(self._asking), 1), 1)
-        self._prepared: dict[tuple[str, torch.device], tuple[BestProducts, Tensor, Tensor]] = {}
+        self._prepared: dict[tuple[str, torch.device], tuple[BestProducts, Factors]] = {}
 
     @torch.no_grad()
     def bounds(self, keys: ScanKeys, doc_of_chunk: Tensor, *, num_documents: int) -> tuple[Tensor, Tensor]:
@@ -104,23 +106,22 @@ class Scan:
             )
         bounds = routing_q.new_full((2, num_documents, len(routing_q)), float("-inf"), dtype=torch.float32)
         if len(asking) and len(keys):
-            products, of_errors, of_norms = self._products(keys)
+            products, factors = self._products(keys)
             part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
             in_c = keys.device.type == "cpu" and native.is_built()
             raise_bounds = native.raise_bounds if in_c else _raise_bounds
             for start in range(0, len(keys), self._tile):
                 here = keys.narrow(start, min(self._tile, len(keys) - start))
                 owners = doc_of_chunk[start : start + self._tile].contiguous()
-                if not products.raise_bounds(here, owners, of_errors, of_norms, part):
-                    factors = products.queries.units.float(), of_errors, of_norms, products.rounded_sum
-                    raise_bounds(products.of(here), here, owners, *factors, part)
+                if not products.raise_bounds(here, owners, *factors, part):
+                    raise_bounds(products.of(here), here, owners, *factors, products.rounded_sum, part)
             if part is not bounds:
                 bounds[:, :, asking] = part
         lower_NB, upper_NB = bounds
         return lower_NB.T.contiguous(), upper_NB.T.contiguous()
 
-    def _products(self, keys: ScanKeys) -> tuple[BestProducts, Tensor, Tensor]:
-        """What multiplies such keys, and the factors of half widths."""
+    def _products(self, keys: ScanKeys) -> tuple[BestProducts, Factors]:
+        """What multiplies such keys, and what bounds are made of besides."""
         key = keys.format, keys.device
         if key not in self._prepared:
             arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
@@ -130,7 +131,8 @@ class Scan:
             request_R = torch.repeat_interleave(places, self._counts)
             tokens_RW = self._routing_q[self._query_mask]
             queries = round_queries(tokens_RW, request_R, len(self._asking), arithmetic)
-            self._prepared[key] = BestProducts(queries, self._counts.tolist()), *_half_width(queries, keys)
+            factors = queries.units.float(), *_half_width(queries, keys)
+            self._prepared[key] = BestProducts(queries, self._counts.tolist()), factors
         return self._prepared[key]
 
 

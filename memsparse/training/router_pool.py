@@ -10,6 +10,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from memsparse.ops.lookup import find_ascending
 from memsparse.training.router_pairs import Pair, PairSet
 from memsparse.training.router_states import Rows
 
@@ -87,8 +88,8 @@ class PoolMaker:
     def of(self, documents: Sequence[int]) -> Pool:
         """The pool of these documents."""
         chosen = torch.tensor(sorted(documents), dtype=torch.long)
-        passages, document_of_passage = _renumber(self.rows.document_of_passage, chosen)
-        chunks, passage_of_chunk = _renumber(self.rows.passage_of_chunk, passages)
+        document_of_passage, passages = find_ascending(chosen, self.rows.document_of_passage)
+        passage_of_chunk, chunks = find_ascending(passages, self.rows.passage_of_chunk)
         return Pool(
             documents=chosen,
             document_of_passage=document_of_passage,
@@ -100,10 +101,3 @@ class PoolMaker:
         """The first documents, as many as have at most so many chunks together."""
         total = self._sizes[list(documents)].cumsum(0)
         return list(documents[: int((total <= chunks).sum())])
-
-
-def _renumber(of: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `of` is one of the ascending `chosen`, and the place of each among them."""
-    place = torch.searchsorted(chosen, of).clamp_max(max(len(chosen) - 1, 0))
-    held = chosen[place] == of if len(chosen) else torch.zeros_like(of, dtype=torch.bool)
-    return held.nonzero().flatten(), place[held]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,6 +28,25 @@ def test_without_all_scores_the_router_cannot_decide() -> None:
         session.scores()
 
 
+def session_of(scores: Tensor, told: list[dict[str, Any]], **settings: Any) -> Session:
+    """A session whose layers selected document 0 by its scores (layers, documents), and told what else."""
+    empty = torch.zeros(1, 0)
+    routing = {
+        layer: MemoryKV(
+            k=empty,
+            v=empty,
+            mask=empty,
+            documents=torch.tensor([[0]]),
+            scores=scores[layer, None, :1],
+            document_of_slot=empty,
+            **fields,
+        )
+        for layer, fields in enumerate(told)
+    }
+    cache, logits = RequestCache(), torch.zeros(1)
+    return Session(cache=cache, logits=logits, routing=routing, position=0, route_seconds=0.0, **settings)
+
+
 def approximate_session(seed: int, documents: int, layers: int = 3) -> tuple[Session, Tensor]:
     """A session whose readers gave scores within an error, and the exact ones (layers, documents)."""
     generator = torch.Generator().manual_seed(seed)
@@ -34,30 +55,15 @@ def approximate_session(seed: int, documents: int, layers: int = 3) -> tuple[Ses
     errors = torch.rand(layers, documents, generator=generator) / 4
     errors[:, ::3] = 0
     noise = (2 * torch.rand(layers, documents, generator=generator) - 1) * errors
-    empty = torch.zeros(1, 0)
-    routing = {
-        layer: MemoryKV(
-            k=empty,
-            v=empty,
-            mask=empty,
-            documents=torch.tensor([[0]]),
-            scores=exact[layer, None, :1],
-            document_of_slot=empty,
-            all_scores=(exact + noise)[layer, None],
-            errors=errors[layer, None].masked_fill(exact[layer].isinf(), 0),
-            certified=torch.tensor([layer != 1]),
-        )
+    told = [
+        {
+            "all_scores": (exact + noise)[layer, None],
+            "errors": errors[layer, None].masked_fill(exact[layer].isinf(), 0),
+            "certified": torch.tensor([layer != 1]),
+        }
         for layer in range(layers)
-    }
-    session = Session(
-        cache=RequestCache(),
-        logits=torch.zeros(1),
-        routing=routing,
-        position=0,
-        route_seconds=0.0,
-        exact=lambda layer, index: exact[layer, index],
-    )
-    return session, exact
+    ]
+    return session_of(exact, told, exact=lambda layer, index: exact[layer, index]), exact
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -99,31 +105,14 @@ def sift(exact: Tensor, keep: Tensor, spread: Tensor) -> Sifted:
 
 
 def sifted_session(exact: Tensor, layers: list[Sifted], asked: list[Tensor]) -> Session:
-    empty = torch.zeros(1, 0)
-    routing = {
-        layer: MemoryKV(
-            k=empty,
-            v=empty,
-            mask=empty,
-            documents=torch.tensor([[0]]),
-            scores=exact[layer, None, :1],
-            document_of_slot=empty,
-            sifted=sifted,
-        )
-        for layer, sifted in enumerate(layers)
-    }
-
     def score(layer: int, index: Tensor) -> Tensor:
         assert len(index)
         asked.append(index)
         return exact[layer, index]
 
-    return Session(
-        cache=RequestCache(),
-        logits=torch.zeros(1),
-        routing=routing,
-        position=0,
-        route_seconds=0.0,
+    return session_of(
+        exact,
+        [{"sifted": sifted} for sifted in layers],
         exact=score,
         whole=lambda layer: (exact[layer, None] + 0.01, torch.full((1, exact.shape[1]), 0.02)),
     )

@@ -222,11 +222,11 @@ def certified_top(
     keys = quantize_keys(k, "int8")
 
     def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
-        rows = these[owners].nonzero()[:, 0]
+        rows = torch.isin(owners, these).nonzero()[:, 0]
         lower, upper = scan_documents(
             q, keys.select(rows), owners[rows], mask, num_documents=documents, finer=True
         )
-        return lower, upper.masked_fill(~these, math.inf)
+        return lower[:, these], upper[:, these]
 
     scored = score_promising(
         *scan_documents(q, keys, owners, mask, num_documents=documents),

@@ -168,11 +168,8 @@ def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
     """
     keys, tokens = keys_MW.contiguous(), tokens_TW
     good = keys.dtype in _EXACT and tokens.dtype == torch.float64 and len(tokens) > 0
-    if (
-        not good
-        or keys.shape[1:] != tokens_TW.shape[1:]
-        or {keys.device.type, tokens_TW.device.type} != {"cpu"}
-    ):
+    good = good and {keys.device.type, tokens.device.type} == {"cpu"}
+    if not good or keys.shape[1:] != tokens.shape[1:]:
         raise ShapeError(
             f"keys are {tuple(keys.shape)} {keys.dtype}, tokens {tuple(tokens.shape)} {tokens.dtype}; pass "
             "bfloat16 or float32 keys and float64 tokens of their width on the CPU"
@@ -236,7 +233,8 @@ class _Product:
         alike = widen or keys.dtype == vectors.dtype
         if not alike or keys.device.type != "cpu" or keys.shape[1:] != (width,):
             raise ShapeError(
-                f"keys are {tuple(keys.shape)} {keys.dtype}; pass ({width} wide) {vectors.dtype} on the CPU"
+                f"keys are {tuple(keys.shape)} {keys.dtype}; "
+                f"pass (chunks, {width}) {vectors.dtype} on the CPU"
             )
         self._held = keys, vectors
         self.factors = (

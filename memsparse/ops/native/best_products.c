@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "agreed.h"
 #include "threads.h"
 
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
@@ -22,8 +23,6 @@ int memsparse_version(void)
 {
     return 7;
 }
-
-enum kind { INT8, BFLOAT16, FLOAT32, INT8_BY_FLOAT32 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
 #include <immintrin.h>

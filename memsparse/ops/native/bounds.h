@@ -15,9 +15,6 @@
 #define INSTRUCTIONS
 #endif
 
-/* What a function reports. */
-enum problem { NONE, NO_SUCH_KERNEL, NO_MEMORY, DOCUMENT_OUTSIDE, DOCUMENTS_MIXED };
-
 #define BLOCK 256 /* chunks whose intervals wait in the nearest cache */
 
 static const float UNDERFLOW_NORM = 0x1p-80f, SMALLEST = 0x1p-120f;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bounds.h"
+#include "agreed.h"
 #include "threads.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -17,8 +17,6 @@
 #define ROWS 6     /* by four vectors: 24 of the 32 registers hold sums */
 #define VECTORS 4  /* at a time */
 #define LANES 8    /* tokens of a vector */
-
-enum kind { BFLOAT16 = 1, FLOAT32 = 2 };
 
 struct work {
     int kind;

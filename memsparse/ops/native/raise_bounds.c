@@ -1,6 +1,7 @@
 /* From the best products of a scan to bounds of documents, in one pass over what torch reads and writes a dozen
    times: for products that torch computed, or documents in any order. */
 
+#include "agreed.h"
 #include "bounds.h"
 
 /* Raise lower and upper to the intervals of chunks; best is (chunks, requests), in units, the rest as in

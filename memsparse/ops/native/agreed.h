@@ -1,0 +1,9 @@
+/* Numbers that Python and C agree upon; `__init__.py` has them too. */
+
+#ifndef MEMSPARSE_AGREED_H
+#define MEMSPARSE_AGREED_H
+
+enum kind { INT8, BFLOAT16, FLOAT32, INT8_BY_FLOAT32 };
+enum problem { NONE, NO_SUCH_KERNEL, NO_MEMORY, DOCUMENT_OUTSIDE, DOCUMENTS_MIXED };
+
+#endif
