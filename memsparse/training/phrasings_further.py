@@ -4,8 +4,10 @@ None of them is ever reserved, and none that is reserved elsewhere is taken from
 "heldout" split ask as much that no training has seen as before.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from memsparse.training import phrasings_asked, phrasings_told
 from memsparse.training.phrasings import Relation, lowered, split_templates
 
 _QUESTIONS: dict[str, str] = {
@@ -384,14 +386,20 @@ _FACTS: dict[str, str] = {
 }
 
 
+QUESTIONS = _QUESTIONS, phrasings_asked.QUESTIONS
+FACTS = _FACTS, phrasings_told.FACTS
+
+
 def with_further(relation: Relation) -> Relation:
     """A relation that is asked for and told in these ways, too."""
-    asked = tuple(map(lowered, split_templates(_QUESTIONS.get(relation.name, ""))))
-    told = tuple(map(lowered, split_templates(_FACTS.get(relation.name, ""))))
-    questions = relation.questions.with_composed(asked, ())
+    questions = relation.questions.with_composed(_of(relation, QUESTIONS), ())
     return replace(
         relation,
         questions=questions,
         nested_questions=questions.without_genitive(),
-        facts=relation.facts.with_composed(told, ()),
+        facts=relation.facts.with_composed(_of(relation, FACTS), ()),
     )
+
+
+def _of(relation: Relation, tables: Iterable[dict[str, str]]) -> list[str]:
+    return [lowered(text) for table in tables for text in split_templates(table.get(relation.name, ""))]

@@ -39,7 +39,7 @@ def all_pools() -> list[Pool]:
 
 
 def only(kind: str, **settings: object) -> list[Question]:
-    world = generate_world(11, documents=120, questions=80, mix={kind: 1.0}, **settings)
+    world = generate_world(11, documents=240, questions=80, mix={kind: 1.0}, **settings)
     return list(world.questions)
 
 
