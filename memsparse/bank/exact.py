@@ -36,7 +36,7 @@ class ExactKeys:
             order = row[columns].argsort()
             columns = columns[order]
             keys, counts = self.keys(layer_idx, row[columns])
-            q = routing_q[b, mask.to(routing_q.device)].double()
+            q = routing_q[b, mask.to(routing_q.device)].float()
             of_chunk = best_exact_products(keys, q).float().cpu()
             owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
             best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")

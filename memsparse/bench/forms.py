@@ -144,7 +144,7 @@ def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
         columns = (row >= 0).nonzero()[:, 0]
         counts = case.counts[row[columns]]
         chunks = rows_of(case.starts[row[columns]], counts)
-        best = best_exact_products(case.flat_keys[chunks], routing_q[b].double()).float()
+        best = best_exact_products(case.flat_keys[chunks], routing_q[b]).float()
         scores[b].scatter_reduce_(0, torch.repeat_interleave(columns, counts), best, "amax")
     return scores
 

@@ -63,8 +63,8 @@ class RoundedQueries:
     """Routing tokens in one arithmetic: q is about values * unit, one unit per request."""
 
     arithmetic: Arithmetic
-    values: Tensor
-    """(R, W) bf16 or float32, not above 1 in size, or int8."""
+    values: Tensor | native.Vectors
+    """(R, W) bf16 or float32, not above 1 in size, or int8; or as our own kernel takes these."""
     units: Tensor
     """(B,) float64, positive."""
     longest: Tensor
@@ -89,18 +89,24 @@ class Room:
 
 
 def round_queries(
-    tokens_RW: Tensor, request_R: Tensor, requests: int, arithmetic: Arithmetic
+    tokens_RW: Tensor, tokens: Sequence[int], arithmetic: Arithmetic, *, for_kernel: bool = False
 ) -> RoundedQueries:
     """Round routing tokens to an arithmetic; what that takes is measured, not estimated.
 
     Args:
         tokens_RW: float32.
-        request_R: (R,) int64, below `requests`; every request has a token.
+        tokens: how many of them each request has, in order; at least 1.
+        for_kernel: by our own kernel, which must take them, for itself.
     """
+    if for_kernel:
+        vectors, units, most, lost = native.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
+        return RoundedQueries(
+            arithmetic=arithmetic, values=vectors, units=units.double(), longest=most, lost=lost
+        )
+    requests, counts = len(tokens), torch.tensor(tokens, device=tokens_RW.device)
+    request_R = torch.repeat_interleave(torch.arange(requests, device=tokens_RW.device), counts)
 
     def largest(values_R: Tensor) -> Tensor:
-        if requests == 1:
-            return values_R.amax(0, keepdim=True)
         return values_R.new_zeros(requests).scatter_reduce(0, request_R, values_R, "amax")
 
     def longest(rows_RW: Tensor) -> Tensor:
@@ -110,7 +116,7 @@ def round_queries(
     peak = largest(tokens_RW.abs().amax(1)).clamp_min(2.0**-90).double()
     units = peak / _LARGEST if arithmetic == "int8" else torch.exp2(torch.ceil(torch.log2(peak)))
     units = units.float()
-    scaled = tokens_RW / (units if requests == 1 else units[request_R, None])
+    scaled = tokens_RW / units[request_R, None]
     values = (scaled.round() if arithmetic == "int8" else scaled).to(_DTYPES[arithmetic])
     lost = units.new_zeros(requests).double() if values is scaled else longest(scaled - values)
     # Dividing rounds to float32, by a power of two only what is too small for it.
@@ -127,24 +133,17 @@ def round_queries(
 class BestProducts:
     """The best product of each request's tokens with keys that stream by, tile after tile."""
 
-    def __init__(
-        self, queries: RoundedQueries, tokens: Sequence[int], *, by_kernel: bool | None = None
-    ) -> None:
-        """Lay out the queries.
+    def __init__(self, queries: RoundedQueries, tokens: Sequence[int]) -> None:
+        """Take the queries; by our own kernel if they were rounded for it.
 
         Args:
             tokens: how many each request has, in order; at least 1.
-            by_kernel: multiply by our own kernel, which must take them. None: if it takes them, and is sound.
         """
         self.queries = queries
         self.tokens = list(tokens)
         self._even = len(set(self.tokens)) == 1
         self._room = Room()
-        if by_kernel is None:
-            by_kernel = queries.values.device.type == "cpu" and kernel_multiplies(
-                queries.arithmetic, queries.values.shape[1]
-            )
-        self._vectors = native.lay_out(queries.values, self.tokens) if by_kernel else None
+        self._vectors = queries.values if isinstance(queries.values, native.Vectors) else None
 
     @property
     def rounded_sum(self) -> float:
@@ -155,7 +154,7 @@ class BestProducts:
         """(M, B) float32, in units."""
         if self._vectors is not None:
             return native.best_products(_codes_for(keys, self._vectors), self._vectors)
-        rows = min(max(_PRODUCTS // max(len(self.queries.values), 1), _ROWS[0]), _ROWS[1])
+        rows = min(max(_PRODUCTS // sum(self.tokens), _ROWS[0]), _ROWS[1])
         best_MB = torch.empty(len(keys), len(self.tokens), dtype=torch.float32, device=keys.device)
         for start in range(0, len(keys), rows):
             part = keys.narrow(start, min(rows, len(keys) - start))
@@ -192,13 +191,14 @@ def best_exact_products(keys_CW: Tensor, tokens_TW: Tensor) -> Tensor:
 
     Args:
         keys_CW: as they are stored.
-        tokens_TW: float64, at least one; in a scan's device.
+        tokens_TW: float32, at least one; in a scan's device.
     """
-    by_kernel = tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype)
-    if by_kernel and bool(tokens_TW.isfinite().all()):  # the kernel may pass over what is not a number
-        return native.best_exact_products(keys_CW, tokens_TW)
-    parts = keys_CW.split(_EXACT_ROWS)
-    return torch.cat([(part.to(tokens_TW.device).double() @ tokens_TW.T).amax(1) for part in parts])
+    if tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype):
+        found = native.best_exact_products(keys_CW, tokens_TW)
+        if found is not None:
+            return found
+    tokens, parts = tokens_TW.double(), keys_CW.split(_EXACT_ROWS)
+    return torch.cat([(part.to(tokens.device).double() @ tokens.T).amax(1) for part in parts])
 
 
 def kernel_multiplies(arithmetic: Arithmetic, width: int) -> bool:
@@ -210,17 +210,19 @@ def tile_products(keys: ScanKeys, queries: RoundedQueries, room: Room | None = N
     """Inner products of the codes with the rounded queries: (M, R) int32 or float32.
 
     Args:
+        queries: not those rounded for our own kernel.
         room: memory to use, again for every tile; the next tile writes over what this one returned.
     """
-    room = room or Room()
-    shape = len(keys), len(queries.values)
+    room, values = room or Room(), queries.values
+    assert isinstance(values, Tensor)
+    shape = len(keys), len(values)
     if queries.arithmetic == "int8":
-        return torch._int_mm(unpack_codes(keys), queries.values.T, out=room.take(shape, torch.int32))
+        return torch._int_mm(unpack_codes(keys), values.T, out=room.take(shape, torch.int32))
     if queries.arithmetic == "bf16" and keys.device.type == "cpu":
         rounded = room.take(shape, torch.bfloat16)
-        torch.mm(_codes_as(keys, torch.bfloat16), queries.values.T, out=rounded)
+        torch.mm(_codes_as(keys, torch.bfloat16), values.T, out=rounded)
         return room.take(shape, torch.float32).copy_(rounded)  # the max of bf16 is many times slower
-    return inner_products(_codes_as(keys, _DTYPES[queries.arithmetic])[None], queries.values)[0]
+    return inner_products(_codes_as(keys, _DTYPES[queries.arithmetic])[None], values)[0]
 
 
 def fastest_arithmetic(key_format: KeyFormat, width: int, device: torch.device) -> Arithmetic:
@@ -288,10 +290,10 @@ def _fastest(
     q[0] = 0.5
     trials: dict[tuple[Arithmetic, bool], BestProducts] = {}
     for name in choices:
-        queries = round_queries(q, torch.zeros(tokens, dtype=torch.long), 1, name)
         for by_kernel in (True, False)[name not in taken :]:
-            if _is_sound(keys, queries, by_kernel=by_kernel):
-                trials[name, by_kernel] = BestProducts(queries, [tokens], by_kernel=by_kernel)
+            if _is_sound(keys, q, name, by_kernel=by_kernel):
+                queries = round_queries(q, [tokens], name, for_kernel=by_kernel)
+                trials[name, by_kernel] = BestProducts(queries, [tokens])
                 break
     if not trials:
         raise ConfigError(f"no matrix product of {' or '.join(choices)} works here; check the torch build")
@@ -306,17 +308,20 @@ def _fastest(
     return min(took, key=lambda way: took[way])
 
 
-def _is_sound(keys: ScanKeys, queries: RoundedQueries, *, by_kernel: bool) -> bool:
+def _is_sound(keys: ScanKeys, tokens_RW: Tensor, arithmetic: Arithmetic, *, by_kernel: bool) -> bool:
     """Whether there is such a product, and it is as exact as the bounds take it to be."""
-    each = BestProducts(queries, [1] * len(queries.values), by_kernel=by_kernel)
+    alone = [1] * len(tokens_RW)
+    plain = round_queries(tokens_RW, alone, arithmetic)
+    assert isinstance(plain.values, Tensor)
     try:
+        each = BestProducts(round_queries(tokens_RW, alone, arithmetic, for_kernel=by_kernel), alone)
         product = each.of(keys).double()
     except (AttributeError, RuntimeError, TypeError):
         return False
-    exact = keys.codes.double() @ queries.values.double().T
-    sums = 2.0**-24 if queries.arithmetic == "int8" else float_slack(keys.width)
+    exact = keys.codes.double() @ plain.values.double().T
+    sums = 2.0**-24 if arithmetic == "int8" else float_slack(keys.width)
     room = each.rounded_sum * exact.abs()
-    room += sums * torch.outer(keys.norms, queries.values.float().norm(dim=1))
+    room += sums * torch.outer(keys.norms, plain.values.float().norm(dim=1))
     return bool(((product - exact).abs() <= room).all())
 
 

@@ -23,6 +23,7 @@ from memsparse.ops.products import (
     RoundedQueries,
     fastest_arithmetic,
     float_slack,
+    kernel_multiplies,
     round_queries,
 )
 from memsparse.ops.quantization import ScanKeys, round_up
@@ -127,12 +128,12 @@ class Scan:
             arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
             if self._finer:
                 arithmetic = FINER.get(arithmetic, arithmetic)
-            places = torch.arange(len(self._asking), device=self._asking.device)
-            request_R = torch.repeat_interleave(places, self._counts)
+            counts: list[int] = self._counts.tolist()
+            by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
             tokens_RW = self._routing_q[self._query_mask]
-            queries = round_queries(tokens_RW, request_R, len(self._asking), arithmetic)
+            queries = round_queries(tokens_RW, counts, arithmetic, for_kernel=by_kernel)
             factors = queries.units.float(), *_half_width(queries, keys)
-            self._prepared[key] = BestProducts(queries, self._counts.tolist()), factors
+            self._prepared[key] = BestProducts(queries, counts), factors
         return self._prepared[key]
 
 

@@ -1,4 +1,5 @@
 import ctypes
+import operator
 import os
 import shutil
 import subprocess
@@ -13,9 +14,15 @@ from torch import Tensor
 
 from memsparse.errors import ShapeError
 from memsparse.ops import native, reference, scan
+from memsparse.ops.products import Arithmetic, round_queries
 from memsparse.ops.quantization import KeyFormat, quantize_keys
 
-DTYPES = [torch.int8, torch.bfloat16, torch.float32]
+ARITHMETIC: dict[torch.dtype, Arithmetic] = {
+    torch.int8: "int8",
+    torch.bfloat16: "bf16",
+    torch.float32: "float32",
+}
+DTYPES = list(ARITHMETIC)
 
 
 @pytest.fixture(params=DTYPES, ids=str)
@@ -44,11 +51,66 @@ def best(keys: Tensor, tokens: Tensor, counts: list[int]) -> Tensor:
     return torch.stack([part.amax(1) for part in products.split(counts, dim=1)], dim=1)
 
 
+def exact(keys: Tensor, tokens: Tensor) -> Tensor:
+    found = native.best_exact_products(keys, tokens)
+    assert found is not None
+    return found
+
+
 def test_the_slow_twin(dtype: torch.dtype) -> None:
     keys, tokens, counts = numbers(14, 12, dtype), numbers(22, 12, dtype), [3, 18, 1]
     slow = torch.tensor(reference.best_products(keys, tokens, counts), dtype=torch.float32)
     torch.testing.assert_close(best(keys, tokens, counts).float(), slow)
     torch.testing.assert_close(native.best_products(keys, native.lay_out(tokens, counts)), slow)
+
+
+@pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1]])
+@pytest.mark.parametrize("size", [1.0, 0.0, 1e-30, 3e37, 0.25])
+def test_tokens_are_rounded_and_laid_out_as_without_it(
+    dtype: torch.dtype, counts: list[int], size: float
+) -> None:
+    tokens = torch.randn(sum(counts), 64) * size
+    tokens[0, :2] = torch.tensor([4.0, 0.5]) * size  # powers of two, and halves between two integers
+    arithmetic = ARITHMETIC[dtype]
+    plain = round_queries(tokens, counts, arithmetic)
+    assert isinstance(plain.values, Tensor)
+    laid = round_queries(tokens, counts, arithmetic, for_kernel=True)
+    assert isinstance(laid.values, native.Vectors)
+    wanted = native.lay_out(plain.values, counts)
+    for field in ("lanes", "request", "requests", "dtype"):
+        found = getattr(laid.values, field)
+        same = torch.equal if isinstance(found, Tensor) else operator.eq
+        assert same(found, getattr(wanted, field)), field
+    assert torch.equal(laid.units, plain.units)
+    torch.testing.assert_close(laid.longest, plain.longest, rtol=1e-12, atol=0)
+    torch.testing.assert_close(laid.lost, plain.lost, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_tokens_that_are_no_numbers_spoil_their_own_request_only(dtype: torch.dtype, bad: float) -> None:
+    tokens = torch.randn(5, 8)
+    tokens[3, 7] = bad
+    vectors, *figures = native.round_tokens(tokens, [2, 3], dtype)
+    good, *wanted = native.round_tokens(tokens[:2], [2], dtype)
+    assert torch.equal(vectors.lanes[:1], good.lanes)
+    assert not vectors.lanes[1].any()
+    for figure, of_good in zip(figures, wanted, strict=True):
+        assert torch.equal(figure[:1], of_good)
+        assert figure[1].isnan()
+
+
+def test_tokens_that_do_not_fit_are_refused() -> None:
+    if not native.is_built():
+        pytest.skip("no library here")
+    for tokens, counts, kind in (
+        (torch.randn(3, 6), [3], torch.int8),
+        (torch.randn(3, 8), [2], torch.int8),
+        (torch.randn(3, 8), [3, 0], torch.int8),
+        (torch.randn(3, 8).double(), [3], torch.float32),
+        (torch.randn(3, 8), [3], torch.float64),
+    ):
+        with pytest.raises(ShapeError, match="tokens are"):
+            native.round_tokens(tokens, counts, kind)
 
 
 @pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 700])
@@ -131,12 +193,12 @@ def test_exact_products_are_those_of_float64(
     if not native.can_multiply_exactly(kind):
         pytest.skip("no kernel here")
     monkeypatch.setattr(native, "_EXACT_SHARE", 1)
-    keys, tokens = torch.randn(rows, width).to(kind), torch.randn(count, width).double()
-    found = native.best_exact_products(keys, tokens)
+    keys, tokens = torch.randn(rows, width).to(kind), torch.randn(count, width)
+    found = exact(keys, tokens)
     torch.testing.assert_close(found, best(keys, tokens, [count])[:, 0], rtol=1e-13, atol=1e-13)
     # Nothing depends on what else is multiplied.
-    assert torch.equal(native.best_exact_products(keys[rows // 2 :], tokens), found[rows // 2 :])
-    each = torch.stack([native.best_exact_products(keys, token[None]) for token in tokens])
+    assert torch.equal(exact(keys[rows // 2 :], tokens), found[rows // 2 :])
+    each = torch.stack([exact(keys, token[None]) for token in tokens])
     assert torch.equal(each.amax(0), found)
 
 
@@ -144,10 +206,13 @@ def test_exact_products_take_nothing_else() -> None:
     if not native.can_multiply_exactly(torch.float32):
         pytest.skip("no kernel here")
     assert not native.can_multiply_exactly(torch.float16)
-    keys, tokens = torch.randn(3, 8), torch.randn(2, 8).double()
-    for wrong in ((keys.half(), tokens), (keys[:, :4], tokens), (keys, tokens.float()), (keys, tokens[:0])):
+    keys, tokens = torch.randn(3, 8), torch.randn(2, 8)
+    for wrong in ((keys.half(), tokens), (keys[:, :4], tokens), (keys, tokens.double()), (keys, tokens[:0])):
         with pytest.raises(ShapeError):
             native.best_exact_products(*wrong)
+    assert native.best_exact_products(keys, tokens) is not None
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        assert native.best_exact_products(keys, tokens.index_fill(1, torch.tensor([7]), bad)) is None
 
 
 @pytest.mark.parametrize("counts", [[1], [40], [2, 17, 1]])

@@ -24,11 +24,12 @@ PAIRS = [(f, a) for f, own in EXACT.items() for a in dict.fromkeys((*own, *(FINE
 
 
 def rounded(q: Tensor, arithmetic: Arithmetic) -> RoundedQueries:
-    return round_queries(q, torch.zeros(len(q), dtype=torch.long), 1, arithmetic)
+    return round_queries(q, [len(q)], arithmetic)
 
 
 def values(queries: RoundedQueries) -> Tensor:
     """(R, W) what the queries were rounded to, in units."""
+    assert isinstance(queries.values, Tensor)
     return queries.values.double()
 
 
@@ -71,7 +72,7 @@ def test_products_are_of_the_codes_and_the_rounded_queries(
 def test_what_rounding_takes_is_measured(arithmetic: Arithmetic, share: float) -> None:
     q = torch.randn(6, 64) * torch.tensor([1e-3, 1, 5, 1e10, 2e10, 3])[:, None]
     request = torch.tensor([0, 0, 0, 1, 1, 2])
-    queries = round_queries(q, request, 3, arithmetic)
+    queries = round_queries(q, [3, 2, 1], arithmetic)
     lost = q.double() - values(queries) * queries.units[request, None]
     for b in range(3):
         own = request == b
@@ -146,8 +147,9 @@ def test_best_products_are_the_best_of_all_products(
     if by_kernel and not products._kernel_takes(arithmetic, 64):
         pytest.skip("no kernel for this arithmetic here")
     keys = quantize_keys(torch.randn(5000, 64), key_format)  # more than torch multiplies at a time
-    queries = rounded(torch.randn(sum(tokens), 64), arithmetic)
-    best = BestProducts(queries, tokens, by_kernel=by_kernel)
+    q = torch.randn(sum(tokens), 64)
+    queries = round_queries(q, tokens, arithmetic)
+    best = BestProducts(round_queries(q, tokens, arithmetic, for_kernel=by_kernel), tokens)
     found = best.of(keys)
     exact = unpack_codes(keys).float().double() @ values(queries).T
     wanted = torch.stack([part.amax(1) for part in exact.split(tokens, dim=1)], dim=1)
@@ -194,7 +196,7 @@ def test_without_a_kernel_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("place", [0, 9, 40])
 def test_exact_products_do_not_pass_over_what_is_no_number(place: int) -> None:
-    keys, tokens = torch.randn(20, 8), torch.randn(41, 8).double()
+    keys, tokens = torch.randn(20, 8), torch.randn(41, 8)
     assert best_exact_products(keys, tokens).isfinite().all()
     tokens[place, 3] = float("nan")
     assert best_exact_products(keys, tokens).isnan().all()

@@ -1,4 +1,4 @@
-"""What a scan does with keys, in C: best products with the routing tokens, bounds of documents, exact scores.
+"""What a scan does, in C: tokens rounded, best products of keys with them, bounds of documents, exact scores.
 
 It is compiled when the package is built, if there is a C compiler. Without it nothing here can be called, and
 on processors without AVX-512 nothing multiplied; `ops.products` and `ops.scan` then do the same with torch.
@@ -21,7 +21,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 7
+VERSION = 8
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -33,12 +33,11 @@ _WIDENED = 3
 _STEP = 4
 """Bytes of a token that lie together in a vector."""
 _EXACT = (torch.bfloat16, torch.float32)
-_EXACT_LANES = 8
 _EXACT_SHARE = 2**21
 """As `_SHARE`, in float64."""
 _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
-_NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
+_NO_MEMORY, _OUTSIDE, _MIXED, _NOT_FINITE = 2, 3, 4, 5
 """Problems that C reports."""
 _ROWS = 12
 """Keys that are multiplied together; threads take a multiple of them."""
@@ -108,6 +107,60 @@ def lay_out(values_RW: Tensor, tokens: Sequence[int]) -> Vectors:
     )
 
 
+def round_tokens(
+    tokens_RW: Tensor, tokens: Sequence[int], dtype: torch.dtype
+) -> tuple[Vectors, Tensor, Tensor, Tensor]:
+    """Round routing tokens and lay them into vectors: `ops.products.round_queries` and `lay_out` in one.
+
+    Args:
+        tokens_RW: float32, on the CPU.
+        tokens: how many of them each request has, in order; at least 1.
+        dtype: int8, bfloat16 or float32, of whose size a multiple of four bytes makes a token.
+
+    Returns: the vectors; units (B,) float32; longest and lost (B,) float64. All three are not numbers for a
+        request with a token that is not finite.
+
+    Raises: ShapeError for others.
+    """
+    given, width = tokens_RW.contiguous(), tokens_RW.shape[-1]
+    shape = sum(tokens), width
+    fits = _is_readable(given, torch.float32, shape) and min(tokens, default=1) > 0
+    if not fits or dtype not in _KINDS or width * dtype.itemsize % _STEP:
+        raise ShapeError(
+            f"tokens are {tuple(tokens_RW.shape)} {tokens_RW.dtype}, to be {dtype}; "
+            f"pass {shape} float32 on the CPU, of a multiple of four bytes when rounded"
+        )
+    request = [number for number, count in enumerate(tokens) for _ in range(-(-count // LANES))]
+    lanes = torch.empty(
+        len(request),
+        width * dtype.itemsize // _STEP,
+        LANES,
+        _STEP // dtype.itemsize,
+        dtype=dtype,
+        device="cpu",
+    )
+    units = torch.empty(len(tokens), dtype=torch.float32, device="cpu")
+    norms_2B = torch.empty(2, len(tokens), dtype=torch.float64, device="cpu")
+    longest, lost = norms_2B
+    problem = _loaded().memsparse_round_tokens(
+        _KINDS[dtype],
+        given.data_ptr(),
+        width,
+        (ctypes.c_int64 * len(tokens))(*tokens),
+        len(tokens),
+        lanes.data_ptr(),
+        *(each.data_ptr() for each in (units, longest, lost)),
+    )
+    _check(problem)
+    vectors = Vectors(
+        lanes=lanes,
+        request=torch.tensor(request, dtype=torch.int32, device="cpu"),
+        requests=len(tokens),
+        dtype=dtype,
+    )
+    return vectors, units, longest, lost
+
+
 def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
     """The best inner product of each key with each request's tokens: (M, B) float32.
 
@@ -155,39 +208,38 @@ def scan(
     return True
 
 
-def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor:
+def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor | None:
     """The best inner product of each key with any token: (M,) float64, sums in the order of columns.
 
-    What is not a number may be passed over.
-
     Args:
-        keys_MW: bfloat16 or float32, on the CPU.
-        tokens_TW: float64, at least one, on the CPU.
+        keys_MW: bfloat16 or float32, on the CPU; what is not a number may be passed over.
+        tokens_TW: float32, at least one, on the CPU.
+
+    Returns: None where a token is not finite.
 
     Raises: ShapeError for others.
     """
-    keys, tokens = keys_MW.contiguous(), tokens_TW
-    good = keys.dtype in _EXACT and tokens.dtype == torch.float64 and len(tokens) > 0
-    good = good and {keys.device.type, tokens.device.type} == {"cpu"}
-    if not good or keys.shape[1:] != tokens.shape[1:]:
+    keys, tokens = keys_MW.contiguous(), tokens_TW.contiguous()
+    shape = max(len(tokens), 1), keys.shape[-1]
+    fits = keys.dtype in _EXACT and keys.ndim == 2 and keys.device.type == "cpu"
+    if not fits or not _is_readable(tokens, torch.float32, shape):
         raise ShapeError(
             f"keys are {tuple(keys.shape)} {keys.dtype}, tokens {tuple(tokens.shape)} {tokens.dtype}; pass "
-            "bfloat16 or float32 keys and float64 tokens of their width on the CPU"
+            "bfloat16 or float32 keys and float32 tokens of their width on the CPU"
         )
-    vectors = -(-len(tokens) // _EXACT_LANES)
-    laid = tokens[torch.arange(vectors * _EXACT_LANES).clamp_max(len(tokens) - 1)]
-    lanes = laid.view(vectors, _EXACT_LANES, -1).transpose(1, 2).contiguous()
     best_M = torch.empty(len(keys), dtype=torch.float64, device="cpu")
     problem = _loaded().memsparse_best_exact_products(
         _KINDS[keys.dtype],
         keys.data_ptr(),
         *keys.shape,
-        lanes.data_ptr(),
-        vectors,
+        tokens.data_ptr(),
+        len(tokens),
         best_M.data_ptr(),
         _work_at_once(),
-        max(1, min(torch.get_num_threads(), keys.numel() * len(laid) // _EXACT_SHARE)),
+        max(1, min(torch.get_num_threads(), keys.numel() * len(tokens) // _EXACT_SHARE)),
     )
+    if problem == _NOT_FINITE:
+        return None
     _check(problem)
     return best_M
 
@@ -327,6 +379,10 @@ def _library() -> ctypes.CDLL | None:
     of_chunks: list[Any] = [long, *[pointer] * 7]
     threads: list[Any] = [pointer, ctypes.c_int, long]
     library.memsparse_can_multiply.argtypes = [ctypes.c_int]
+    library.memsparse_round_tokens.argtypes = [
+        *(ctypes.c_int, pointer, long, pointer, long),
+        *(pointer, pointer, pointer, pointer),
+    ]
     library.memsparse_raise_best_products.argtypes = [*product, pointer, *threads]
     library.memsparse_scan.argtypes = [*product, *of_chunks, real, pointer, pointer, *threads]
     library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]

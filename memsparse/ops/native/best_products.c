@@ -21,7 +21,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 7;
+    return 8;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)

@@ -3,6 +3,7 @@
    A product of torch would first want all keys as float64, and may sum in another order for another number of
    keys. Here every sum runs over the columns in their order, whatever it is computed beside. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@
 struct work {
     int kind;
     const char *keys;
-    int64_t rows, width, vectors, part, next;
+    int64_t rows, width, vectors, next;
     const double *lanes;
     double *best;
 };
@@ -95,6 +96,27 @@ __attribute__((target("avx512f"))) static void take_parts(void *given)
     free(rows);
 }
 
+/* Tokens as (vectors, width, 8 tokens), the last vector filled up with the last token; NULL without memory. */
+static double *lay_out(const float *tokens, int64_t count, int64_t width, int64_t vectors)
+{
+    double *lanes = malloc(vectors * width * LANES * sizeof *lanes);
+    for (int64_t i = 0; i < vectors * LANES && lanes != NULL; i++) {
+        const float *token = tokens + (i < count ? i : count - 1) * width;
+        double *lane = lanes + i / LANES * LANES * width + i % LANES;
+        for (int64_t column = 0; column < width; column++)
+            lane[column * LANES] = token[column];
+    }
+    return lanes;
+}
+
+static int are_finite(const float *values, int64_t count)
+{
+    int finite = 1;
+    for (int64_t i = 0; i < count; i++)
+        finite &= fabsf(values[i]) <= FLT_MAX;
+    return finite;
+}
+
 int memsparse_can_multiply_exactly(void)
 {
     __builtin_cpu_init();
@@ -103,16 +125,23 @@ int memsparse_can_multiply_exactly(void)
 
 /* best[row] becomes the best product of a row of keys with any token.
 
-   keys is (rows, width) of bfloat16 or float32, as `kind` says; lanes is (vectors, width, 8 tokens). Returns 0, or
-   which problem there is. */
+   keys is (rows, width) of bfloat16 or float32, as `kind` says; tokens is (count, width), at least one. Returns 0, or
+   which problem there is: tokens that are not finite are one, because a maximum may pass over them. */
 int memsparse_best_exact_products(
-    int kind, const char *keys, int64_t rows, int64_t width, const double *lanes, int64_t vectors, double *best,
+    int kind, const char *keys, int64_t rows, int64_t width, const float *tokens, int64_t count, double *best,
     at_once *work_at_once, int threads)
 {
     if (!memsparse_can_multiply_exactly())
         return NO_SUCH_KERNEL;
-    struct work work = {kind, keys, rows, width, vectors, ROWS, 0, lanes, best};
+    if (!are_finite(tokens, count * width))
+        return NOT_FINITE;
+    const int64_t vectors = (count + LANES - 1) / LANES;
+    double *lanes = lay_out(tokens, count, width, vectors);
+    if (lanes == NULL)
+        return NO_MEMORY;
+    struct work work = {kind, keys, rows, width, vectors, 0, lanes, best};
     share_among(work_at_once, threads, take_parts, &work);
+    free(lanes);
     return work.next < rows ? NO_MEMORY : NONE;
 }
 
@@ -124,10 +153,10 @@ int memsparse_can_multiply_exactly(void)
 }
 
 int memsparse_best_exact_products(
-    int kind, const char *keys, int64_t rows, int64_t width, const double *lanes, int64_t vectors, double *best,
+    int kind, const char *keys, int64_t rows, int64_t width, const float *tokens, int64_t count, double *best,
     at_once *work_at_once, int threads)
 {
-    (void)kind, (void)keys, (void)rows, (void)width, (void)lanes, (void)vectors, (void)best, (void)work_at_once,
+    (void)kind, (void)keys, (void)rows, (void)width, (void)tokens, (void)count, (void)best, (void)work_at_once,
         (void)threads;
     return NO_SUCH_KERNEL;
 }
