@@ -6,9 +6,10 @@ B requests, T tokens, W routing width, C chunks, M documents scored, k documents
 import torch
 from torch import Tensor
 
-from memsparse.bank.places import Places, rows_of
+from memsparse.bank.places import Places
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
-from memsparse.ops.products import best_exact_products
+from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.lookup import rows_of
 from memsparse.ops.routing import RoutingRule, chunk_scores
 
 
@@ -27,23 +28,15 @@ class ExactKeys:
 
         -inf and -1 where a document is -1, or a request routes no token.
         """
-        scores = torch.full(documents.shape, float("-inf"))
-        chunks = torch.full(documents.shape, -1)
-        for b, (row, mask) in enumerate(zip(documents.cpu(), query_mask.cpu(), strict=True)):
-            columns = (row >= 0).nonzero()[:, 0]
-            if not len(columns) or not bool(mask.any()):
-                continue
-            order = row[columns].argsort()
-            columns = columns[order]
-            keys, counts = self.keys(layer_idx, row[columns])
-            q = routing_q[b, mask.to(routing_q.device)].float()
-            of_chunk = best_exact_products(keys, q).float().cpu()
-            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            best = torch.full((len(counts),), float("-inf")).scatter_reduce(0, owner, of_chunk, "amax")
-            place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
-            first = torch.full((len(counts),), len(owner)).scatter_reduce(0, owner, place, "amin")
-            scores[b, columns] = best
-            chunks[b, columns] = first - (counts.cumsum(0) - counts)
+        found = documents.cpu()
+        there = found.clamp_min(0)
+        places = self._places
+        ids, block = places.segments[there].unique(return_inverse=True)
+        stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
+        counts = places.chunks[there].masked_fill(found < 0, 0)
+        scores, chunks = score_stored(
+            routing_q, query_mask.to(routing_q.device), stored, block, places.offsets[there], counts
+        )
         return scores.to(documents.device), chunks.to(documents.device)
 
     def keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from memsparse.bank.keys import KeyBlock
-from memsparse.ops.lookup import find_ascending
+from memsparse.ops.lookup import find_ascending, rows_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,9 +162,3 @@ class Places:
                 )
             )
         return spans
-
-
-def rows_of(starts: Tensor, counts: Tensor) -> Tensor:
-    """Positions start, start + 1, ... of runs (n,) of `counts` each, one after the other."""
-    first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
-    return first + torch.arange(len(first), device=first.device)

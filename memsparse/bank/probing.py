@@ -18,9 +18,10 @@ from torch import Tensor
 
 from memsparse.bank.cells import CellFiles, Cells
 from memsparse.bank.keys import KeyBlock, KeyTier, stored_keys
-from memsparse.bank.places import Places, Span, rows_of
+from memsparse.bank.places import Places, Span
 from memsparse.bank.segments import SegmentFiles
 from memsparse.ops.cells import score_cells
+from memsparse.ops.lookup import rows_of
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.scan import scan_documents
 

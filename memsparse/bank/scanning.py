@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from memsparse.bank.keys import KeyTier
-from memsparse.bank.places import Places, Span, rows_of
+from memsparse.bank.places import Places, Span
 from memsparse.bank.probing import Probed
 from memsparse.bank.segments import SegmentRecord
 from memsparse.bank.tiers import Tiers
 from memsparse.ops.certificate import Sieve
+from memsparse.ops.lookup import rows_of
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.scan import Scan, scan_documents
 

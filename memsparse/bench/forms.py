@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from memsparse.bank.places import rows_of
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
 from memsparse.ops.certificate import Sieve, certify, score_promising
-from memsparse.ops.products import best_exact_products
+from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.lookup import rows_of
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.routing import RoutingRule, collapse_queries, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
@@ -139,14 +139,11 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor)
 
 def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
     """(B, M) float32 exact scores of documents (B, M), from the stored keys in float64; -inf where -1."""
-    scores = torch.full(documents.shape, -torch.inf, device=documents.device)
-    for b, row in enumerate(documents):
-        columns = (row >= 0).nonzero()[:, 0]
-        counts = case.counts[row[columns]]
-        chunks = rows_of(case.starts[row[columns]], counts)
-        best = best_exact_products(case.flat_keys[chunks], routing_q[b]).float()
-        scores[b].scatter_reduce_(0, torch.repeat_interleave(columns, counts), best, "amax")
-    return scores
+    there = documents.clamp_min(0).cpu()
+    counts = case.counts.cpu()[there].masked_fill(documents.cpu() < 0, 0)
+    runs = torch.zeros_like(counts), case.starts.cpu()[there], counts
+    scores, _ = score_stored(routing_q, case.query_mask, [case.flat_keys], *runs)
+    return scores.to(documents.device)
 
 
 def published(case: Case) -> Ranking:

@@ -1,4 +1,4 @@
-"""Where numbers stand among ascending ones."""
+"""Where numbers stand among ascending ones, and the numbers of runs."""
 
 import torch
 from torch import Tensor
@@ -12,3 +12,9 @@ def find_ascending(among: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.searchsorted(among, wanted).clamp_max(max(len(among) - 1, 0))
     there = among[places] == wanted if len(among) else torch.zeros_like(wanted, dtype=torch.bool)
     return places[there], there.nonzero()[:, 0]
+
+
+def rows_of(starts: Tensor, counts: Tensor) -> Tensor:
+    """Positions start, start + 1, ... of runs (n,) of `counts` each, one after the other."""
+    first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
+    return first + torch.arange(len(first), device=first.device)

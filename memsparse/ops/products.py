@@ -52,8 +52,6 @@ _TRIAL = (192, 1024, 32)
 _ROUNDS = 12
 _PRODUCTS = 2**20
 """Inner products torch computes at a time, about."""
-_EXACT_ROWS = 8192
-"""Chunks torch multiplies at a time in float64."""
 _ROWS = (256, 4096)
 """Chunks torch multiplies at a time, fewest and most."""
 
@@ -184,21 +182,6 @@ class BestProducts:
             return False
         codes, factors = _codes_for(keys, self._vectors), (units_B, of_errors_B, of_norms_B)
         return native.scan(codes, self._vectors, keys, doc_of_chunk, *factors, bounds_2NB)
-
-
-def best_exact_products(keys_CW: Tensor, tokens_TW: Tensor) -> Tensor:
-    """The best inner product of each key with any token, in float64: (C,).
-
-    Args:
-        keys_CW: as they are stored.
-        tokens_TW: float32, at least one; in a scan's device.
-    """
-    if tokens_TW.device.type == "cpu" and native.can_multiply_exactly(keys_CW.dtype):
-        found = native.best_exact_products(keys_CW, tokens_TW)
-        if found is not None:
-            return found
-    tokens, parts = tokens_TW.double(), keys_CW.split(_EXACT_ROWS)
-    return torch.cat([(part.to(tokens.device).double() @ tokens.T).amax(1) for part in parts])
 
 
 def kernel_multiplies(arithmetic: Arithmetic, width: int) -> bool:

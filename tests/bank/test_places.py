@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memsparse.bank.keys import KeyBlock
-from memsparse.bank.places import Columns, Places, rows_of
+from memsparse.bank.places import Columns, Places
 
 
 def block(*chunks: tuple[int, int]) -> KeyBlock:
@@ -14,11 +14,6 @@ def block(*chunks: tuple[int, int]) -> KeyBlock:
         starts[id_] = end
         end += count
     return KeyBlock(segments=(), starts=starts, chunks=end)
-
-
-def test_rows_of_runs() -> None:
-    assert rows_of(torch.tensor([5, 0, 9]), torch.tensor([2, 1, 3])).tolist() == [5, 6, 0, 9, 10, 11]
-    assert rows_of(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)).tolist() == []
 
 
 def test_an_empty_view() -> None:

@@ -51,12 +51,6 @@ def best(keys: Tensor, tokens: Tensor, counts: list[int]) -> Tensor:
     return torch.stack([part.amax(1) for part in products.split(counts, dim=1)], dim=1)
 
 
-def exact(keys: Tensor, tokens: Tensor) -> Tensor:
-    found = native.best_exact_products(keys, tokens)
-    assert found is not None
-    return found
-
-
 def test_the_slow_twin(dtype: torch.dtype) -> None:
     keys, tokens, counts = numbers(14, 12, dtype), numbers(22, 12, dtype), [3, 18, 1]
     slow = torch.tensor(reference.best_products(keys, tokens, counts), dtype=torch.float32)
@@ -180,39 +174,6 @@ def test_integers_meet_tokens_that_are_not_rounded(rows: int, width: int) -> Non
     found = native.best_products(keys, vectors)
     torch.testing.assert_close(found, best(keys, tokens, [3, 17]).float(), rtol=1e-5, atol=1e-3)
     assert torch.equal(found, native.best_products(keys.float(), vectors))
-
-
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize(
-    ("rows", "width", "count"), [(1, 1, 1), (5, 12, 8), (6, 60, 9), (13, 130, 32), (900, 64, 70)]
-)
-@pytest.mark.usefixtures("_two_threads")
-def test_exact_products_are_those_of_float64(
-    kind: torch.dtype, rows: int, width: int, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not native.can_multiply_exactly(kind):
-        pytest.skip("no kernel here")
-    monkeypatch.setattr(native, "_EXACT_SHARE", 1)
-    keys, tokens = torch.randn(rows, width).to(kind), torch.randn(count, width)
-    found = exact(keys, tokens)
-    torch.testing.assert_close(found, best(keys, tokens, [count])[:, 0], rtol=1e-13, atol=1e-13)
-    # Nothing depends on what else is multiplied.
-    assert torch.equal(exact(keys[rows // 2 :], tokens), found[rows // 2 :])
-    each = torch.stack([exact(keys, token[None]) for token in tokens])
-    assert torch.equal(each.amax(0), found)
-
-
-def test_exact_products_take_nothing_else() -> None:
-    if not native.can_multiply_exactly(torch.float32):
-        pytest.skip("no kernel here")
-    assert not native.can_multiply_exactly(torch.float16)
-    keys, tokens = torch.randn(3, 8), torch.randn(2, 8)
-    for wrong in ((keys.half(), tokens), (keys[:, :4], tokens), (keys, tokens.double()), (keys, tokens[:0])):
-        with pytest.raises(ShapeError):
-            native.best_exact_products(*wrong)
-    assert native.best_exact_products(keys, tokens) is not None
-    for bad in (float("nan"), float("inf"), float("-inf")):
-        assert native.best_exact_products(keys, tokens.index_fill(1, torch.tensor([7]), bad)) is None
 
 
 @pytest.mark.parametrize("counts", [[1], [40], [2, 17, 1]])

@@ -11,7 +11,6 @@ from memsparse.ops.products import (
     BestProducts,
     Room,
     RoundedQueries,
-    best_exact_products,
     fastest_arithmetic,
     round_queries,
     tile_products,
@@ -192,11 +191,3 @@ def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: py
 def test_without_a_kernel_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "can_multiply", lambda *_: False)
     assert not any(products.kernel_multiplies(a, 1024) for a in ("int8", "bf16", "float32"))
-
-
-@pytest.mark.parametrize("place", [0, 9, 40])
-def test_exact_products_do_not_pass_over_what_is_no_number(place: int) -> None:
-    keys, tokens = torch.randn(20, 8), torch.randn(41, 8)
-    assert best_exact_products(keys, tokens).isfinite().all()
-    tokens[place, 3] = float("nan")
-    assert best_exact_products(keys, tokens).isnan().all()

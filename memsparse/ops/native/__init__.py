@@ -69,10 +69,15 @@ def can_multiply(dtype: torch.dtype, width: int) -> bool:
     return bool(library.memsparse_can_multiply(_KINDS[dtype]))
 
 
-def can_multiply_exactly(dtype: torch.dtype) -> bool:
-    """Whether `best_exact_products` takes such keys here."""
+def can_score(blocks: Sequence[Tensor]) -> bool:
+    """Whether `score_stored` takes such keys here: of one dtype, bfloat16 or float32, on the CPU."""
     library = _library()
-    return library is not None and dtype in _EXACT and bool(library.memsparse_can_multiply_exactly())
+    if library is None or not library.memsparse_can_score():
+        return False
+    dtype = blocks[0].dtype
+    return dtype in _EXACT and all(
+        block.dtype == dtype and block.device.type == "cpu" and block.is_contiguous() for block in blocks
+    )
 
 
 def has_threads() -> bool:
@@ -208,40 +213,52 @@ def scan(
     return True
 
 
-def best_exact_products(keys_MW: Tensor, tokens_TW: Tensor) -> Tensor | None:
-    """The best inner product of each key with any token: (M,) float64, sums in the order of columns.
+def score_stored(
+    tokens_RW: Tensor,
+    tokens: Sequence[int],
+    blocks: Sequence[Tensor],
+    block_BM: Tensor,
+    start_BM: Tensor,
+    count_BM: Tensor,
+) -> tuple[Tensor, Tensor] | None:
+    """What `ops.exact_scores.score_stored` returns, which has checked that runs lie in their blocks.
+
+    What is not a number among the keys may be passed over. Sums run over the columns in their order.
 
     Args:
-        keys_MW: bfloat16 or float32, on the CPU; what is not a number may be passed over.
-        tokens_TW: float32, at least one, on the CPU.
+        tokens_RW: float32, of all requests.
+        tokens: how many of them each request has, in order.
+        blocks: those that `can_score` takes.
 
     Returns: None where a token is not finite.
-
-    Raises: ShapeError for others.
     """
-    keys, tokens = keys_MW.contiguous(), tokens_TW.contiguous()
-    shape = max(len(tokens), 1), keys.shape[-1]
-    fits = keys.dtype in _EXACT and keys.ndim == 2 and keys.device.type == "cpu"
-    if not fits or not _is_readable(tokens, torch.float32, shape):
-        raise ShapeError(
-            f"keys are {tuple(keys.shape)} {keys.dtype}, tokens {tuple(tokens.shape)} {tokens.dtype}; pass "
-            "bfloat16 or float32 keys and float32 tokens of their width on the CPU"
-        )
-    best_M = torch.empty(len(keys), dtype=torch.float64, device="cpu")
-    problem = _loaded().memsparse_best_exact_products(
-        _KINDS[keys.dtype],
-        keys.data_ptr(),
-        *keys.shape,
-        tokens.data_ptr(),
+    given = tokens_RW.contiguous()
+    bases = torch.tensor([block.data_ptr() for block in blocks])
+    row = blocks[0].shape[1] * blocks[0].element_size()
+    there = count_BM > 0
+    first_BM = bases[block_BM.where(there, 0)] + start_BM * row
+    counts = count_BM.contiguous()
+    scores = torch.empty(count_BM.shape, dtype=torch.float32, device="cpu")
+    chunks = torch.empty(count_BM.shape, dtype=torch.int64, device="cpu")
+    work = int(counts.sum()) * max(tokens, default=0) * blocks[0].shape[1]
+    problem = _loaded().memsparse_score_stored(
+        _KINDS[blocks[0].dtype],
+        blocks[0].shape[1],
+        given.data_ptr(),
+        (ctypes.c_int64 * len(tokens))(*tokens),
         len(tokens),
-        best_M.data_ptr(),
+        first_BM.data_ptr(),
+        counts.data_ptr(),
+        count_BM.shape[1],
+        scores.data_ptr(),
+        chunks.data_ptr(),
         _work_at_once(),
-        max(1, min(torch.get_num_threads(), keys.numel() * len(tokens) // _EXACT_SHARE)),
+        max(1, min(torch.get_num_threads(), work // _EXACT_SHARE)),
     )
     if problem == _NOT_FINITE:
         return None
     _check(problem)
-    return best_M
+    return scores, chunks
 
 
 def raise_bounds(
@@ -386,9 +403,9 @@ def _library() -> ctypes.CDLL | None:
     library.memsparse_raise_best_products.argtypes = [*product, pointer, *threads]
     library.memsparse_scan.argtypes = [*product, *of_chunks, real, pointer, pointer, *threads]
     library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]
-    library.memsparse_best_exact_products.argtypes = [
-        *(ctypes.c_int, pointer, long, long),
-        *(pointer, long, pointer),
+    library.memsparse_score_stored.argtypes = [
+        *(ctypes.c_int, long, pointer, pointer, long),
+        *(pointer, pointer, long, pointer, pointer),
         *threads[:2],
     ]
     return library

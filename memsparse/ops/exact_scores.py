@@ -1,0 +1,108 @@
+"""The last word on a document's score: float64 products with its keys as they are stored, where they lie.
+
+    score(q, document) = max over its chunks c of max over tokens t of <q_t, k_c>
+
+Few documents of a bank are scored so, those that a scan could not tell apart. Sums are in float64 and results
+float32, so that a score does not depend on what it is computed beside.
+
+B requests, T tokens, W routing width, M documents scored, C chunks of a block, R routing tokens of a request.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from memsparse.errors import ShapeError
+from memsparse.ops import native
+from memsparse.ops.lookup import rows_of
+
+_ROWS = 8192
+"""Chunks torch multiplies at a time."""
+
+
+@torch.no_grad()
+def score_stored(
+    routing_q: Tensor,
+    query_mask: Tensor,
+    blocks: Sequence[Tensor],
+    block_BM: Tensor,
+    start_BM: Tensor,
+    count_BM: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Score documents, each of which is a run of one block's chunks.
+
+    Args:
+        routing_q: (B, T, W).
+        query_mask: (B, T) bool, True on the tokens that route.
+        blocks: stored keys, (C, W) each, in host memory or mapped files.
+        block_BM: (B, M) int64 on the CPU, in which block a document is.
+        start_BM, count_BM: likewise, its chunks there; 0 for no document.
+
+    Returns: scores (B, M) float32, and which chunk of the document has it (B, M) int64, the first of equal
+        ones; -inf and -1 where there is no document, or the request has no routing token. On the CPU.
+
+    Raises: ShapeError for runs that do not lie in their blocks, or sizes that do not fit.
+    """
+    _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
+    if not block_BM.numel() or not blocks:
+        return torch.full(block_BM.shape, float("-inf")), torch.full(block_BM.shape, -1)
+    if routing_q.device.type == "cpu" and native.can_score(blocks):
+        tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()
+        scored = native.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
+        if scored is not None:
+            return scored
+    rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
+    scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]
+    scores, chunks = (torch.stack(part) for part in zip(*scored_rows, strict=True))
+    return scores, chunks
+
+
+def _score_one(
+    tokens_RW: Tensor, blocks: Sequence[Tensor], block_M: Tensor, start_M: Tensor, count_M: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores and chunks (M,) of one request, by torch."""
+    scores, chunks = torch.full(block_M.shape, float("-inf")), torch.full(block_M.shape, -1)
+    columns = (count_M > 0).nonzero()[:, 0]
+    if not len(columns) or not len(tokens_RW):
+        return scores, chunks
+    columns = columns[block_M[columns].argsort()]
+    counts = count_M[columns]
+    numbers, runs = block_M[columns].unique_consecutive(return_counts=True)
+    split = zip(start_M[columns].split(runs.tolist()), counts.split(runs.tolist()), strict=True)
+    keys = [blocks[i][rows_of(*those)] for i, those in zip(numbers.tolist(), split, strict=True)]
+    parts = torch.cat(keys).split(_ROWS)
+    of_chunk = torch.cat([(part.to(tokens_RW.device).double() @ tokens_RW.T).amax(1) for part in parts])
+    of_chunk = of_chunk.float().cpu()
+    owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    best = scores[columns].scatter_reduce(0, owner, of_chunk, "amax")
+    place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
+    first = torch.full_like(counts, len(owner)).scatter_reduce(0, owner, place, "amin")
+    scores[columns], chunks[columns] = best, first - (counts.cumsum(0) - counts)
+    return scores, chunks
+
+
+def _check(
+    routing_q: Tensor,
+    query_mask: Tensor,
+    blocks: Sequence[Tensor],
+    block_BM: Tensor,
+    start_BM: Tensor,
+    count_BM: Tensor,
+) -> None:
+    width = routing_q.shape[-1]
+    if routing_q.ndim != 3 or query_mask.shape != routing_q.shape[:2]:
+        raise ShapeError(f"queries are {tuple(routing_q.shape)}, query_mask is {tuple(query_mask.shape)}")
+    for name, runs in (("block", block_BM), ("start", start_BM), ("count", count_BM)):
+        fits = runs.shape == block_BM.shape and runs.dtype == torch.int64 and runs.device.type == "cpu"
+        if not fits or runs.shape[:1] != routing_q.shape[:1]:
+            raise ShapeError(
+                f"{name} is {tuple(runs.shape)} {runs.dtype}; pass int64 on the CPU, a row for each request"
+            )
+    if any(block.ndim != 2 or block.shape[1] != width for block in blocks):
+        raise ShapeError(f"blocks are {[tuple(block.shape) for block in blocks]}; queries are {width} wide")
+    lengths = torch.tensor([0, *map(len, blocks)])
+    there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
+    ends = lengths[block_BM.add(1).where(there, 0)]
+    if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM + count_BM > ends))).any()):
+        raise ShapeError("a run does not lie in its block")
