@@ -66,7 +66,11 @@ def rehearse(
             for tokens in banks:
                 version = segments_for(layout, tokens)
                 reader = bank.reader(
-                    top_k=config.top_k_documents, rule=config.routing_rule(), version=version, tiers=tiers
+                    top_k=config.top_k_documents,
+                    rule=config.routing_rule(),
+                    version=version,
+                    tiers=tiers,
+                    all_scores=False,  # as an engine asks
                 )
                 read, own = _asked(runner, prompt, reader, device, repeats)
                 chunks.append(sum(count for *_, count in bank.layout(version=version).rows))
