@@ -28,15 +28,14 @@ class ExactKeys:
 
         -inf and -1 where a document is -1, or a request routes no token.
         """
-        found = documents.cpu()
-        there = found.clamp_min(0)
-        places = self._places
-        ids, block = places.segments[there].unique(return_inverse=True)
+        places, mask = self._places, query_mask.to(routing_q.device)
+        wanted = (documents >= 0).cpu() & mask.any(1, keepdim=True).cpu()
+        rows = documents.cpu()[wanted]
+        ids, of_row = places.segments[rows].unique(return_inverse=True)
         stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
-        counts = places.chunks[there].masked_fill(found < 0, 0)
-        scores, chunks = score_stored(
-            routing_q, query_mask.to(routing_q.device), stored, block, places.offsets[there], counts
-        )
+        block, start, count = torch.zeros(3, *wanted.shape, dtype=torch.long)
+        block[wanted], start[wanted], count[wanted] = of_row, places.offsets[rows], places.chunks[rows]
+        scores, chunks = score_stored(routing_q, mask, stored, block, start, count)
         return scores.to(documents.device), chunks.to(documents.device)
 
     def keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:

@@ -139,9 +139,9 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor)
 
 def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
     """(B, M) float32 exact scores of documents (B, M), from the stored keys in float64; -inf where -1."""
-    there = documents.clamp_min(0).cpu()
-    counts = case.counts.cpu()[there].masked_fill(documents.cpu() < 0, 0)
-    runs = torch.zeros_like(counts), case.starts.cpu()[there], counts
+    there = documents.clamp_min(0)
+    counts = case.counts[there].masked_fill(documents < 0, 0).cpu()
+    runs = torch.zeros_like(counts), case.starts[there].cpu(), counts
     scores, _ = score_stored(routing_q, case.query_mask, [case.flat_keys], *runs)
     return scores.to(documents.device)
 

@@ -70,7 +70,7 @@ def rehearse(
                     rule=config.routing_rule(),
                     version=version,
                     tiers=tiers,
-                    all_scores=False,  # as an engine asks
+                    all_scores=False,  # as an engine asks a bank without an index
                 )
                 read, own = _asked(runner, prompt, reader, device, repeats)
                 chunks.append(sum(count for *_, count in bank.layout(version=version).rows))

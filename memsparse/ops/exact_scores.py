@@ -35,23 +35,23 @@ def score_stored(
     Args:
         routing_q: (B, T, W).
         query_mask: (B, T) bool, True on the tokens that route.
-        blocks: stored keys, (C, W) each, in host memory or mapped files.
+        blocks: stored keys, (C, W) each, all finite; fastest in host memory or mapped files.
         block_BM: (B, M) int64 on the CPU, in which block a document is.
         start_BM, count_BM: likewise, its chunks there; 0 for no document.
 
     Returns: scores (B, M) float32, and which chunk of the document has it (B, M) int64, the first of equal
-        ones; -inf and -1 where there is no document, or the request has no routing token. On the CPU.
+        ones; -inf and -1 where there is no document, or the request has no routing token; NaN where one of
+        its tokens is not finite. On the CPU.
 
     Raises: ShapeError for runs that do not lie in their blocks, or sizes that do not fit.
     """
     _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
     if not block_BM.numel() or not blocks:
         return torch.full(block_BM.shape, float("-inf")), torch.full(block_BM.shape, -1)
-    if routing_q.device.type == "cpu" and native.can_score(blocks):
+    exact = routing_q.dtype != torch.float64 and routing_q.device.type == "cpu"
+    if exact and native.can_score(blocks):
         tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()
-        scored = native.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
-        if scored is not None:
-            return scored
+        return native.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]
     scores, chunks = (torch.stack(part) for part in zip(*scored_rows, strict=True))
@@ -74,6 +74,8 @@ def _score_one(
     parts = torch.cat(keys).split(_ROWS)
     of_chunk = torch.cat([(part.to(tokens_RW.device).double() @ tokens_RW.T).amax(1) for part in parts])
     of_chunk = of_chunk.float().cpu()
+    if not bool(tokens_RW.isfinite().all()):
+        of_chunk.fill_(torch.nan)
     owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
     best = scores[columns].scatter_reduce(0, owner, of_chunk, "amax")
     place = torch.arange(len(owner)).masked_fill(of_chunk < best[owner], len(owner))
@@ -91,11 +93,14 @@ def _check(
     count_BM: Tensor,
 ) -> None:
     width = routing_q.shape[-1]
-    if routing_q.ndim != 3 or query_mask.shape != routing_q.shape[:2]:
-        raise ShapeError(f"queries are {tuple(routing_q.shape)}, query_mask is {tuple(query_mask.shape)}")
+    if routing_q.ndim != 3 or query_mask.shape != routing_q.shape[:2] or query_mask.dtype != torch.bool:
+        raise ShapeError(
+            f"queries are {tuple(routing_q.shape)}, query_mask is {tuple(query_mask.shape)} "
+            f"{query_mask.dtype}; pass (requests, tokens, width), and bool for every token"
+        )
     for name, runs in (("block", block_BM), ("start", start_BM), ("count", count_BM)):
-        fits = runs.shape == block_BM.shape and runs.dtype == torch.int64 and runs.device.type == "cpu"
-        if not fits or runs.shape[:1] != routing_q.shape[:1]:
+        fits = runs.dtype == torch.int64 and runs.device.type == "cpu" and runs.ndim == 2
+        if not fits or runs.shape != block_BM.shape or len(runs) != len(routing_q):
             raise ShapeError(
                 f"{name} is {tuple(runs.shape)} {runs.dtype}; pass int64 on the CPU, a row for each request"
             )
@@ -104,5 +109,5 @@ def _check(
     lengths = torch.tensor([0, *map(len, blocks)])
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
     ends = lengths[block_BM.add(1).where(there, 0)]
-    if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM + count_BM > ends))).any()):
+    if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM > ends - count_BM))).any()):
         raise ShapeError("a run does not lie in its block")

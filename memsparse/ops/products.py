@@ -87,19 +87,19 @@ class Room:
 
 
 def round_queries(
-    tokens_RW: Tensor, tokens: Sequence[int], arithmetic: Arithmetic, *, for_kernel: bool = False
+    tokens_RW: Tensor, tokens: Sequence[int], arithmetic: Arithmetic, *, by_kernel: bool = False
 ) -> RoundedQueries:
     """Round routing tokens to an arithmetic; what that takes is measured, not estimated.
 
     Args:
         tokens_RW: float32.
         tokens: how many of them each request has, in order; at least 1.
-        for_kernel: by our own kernel, which must take them, for itself.
+        by_kernel: as our own kernel takes them, which must do so.
     """
-    if for_kernel:
-        vectors, units, most, lost = native.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
+    if by_kernel:
+        vectors, steps, norms, losses = native.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
         return RoundedQueries(
-            arithmetic=arithmetic, values=vectors, units=units.double(), longest=most, lost=lost
+            arithmetic=arithmetic, values=vectors, units=steps.double(), longest=norms, lost=losses
         )
     requests, counts = len(tokens), torch.tensor(tokens, device=tokens_RW.device)
     request_R = torch.repeat_interleave(torch.arange(requests, device=tokens_RW.device), counts)
@@ -275,7 +275,7 @@ def _fastest(
     for name in choices:
         for by_kernel in (True, False)[name not in taken :]:
             if _is_sound(keys, q, name, by_kernel=by_kernel):
-                queries = round_queries(q, [tokens], name, for_kernel=by_kernel)
+                queries = round_queries(q, [tokens], name, by_kernel=by_kernel)
                 trials[name, by_kernel] = BestProducts(queries, [tokens])
                 break
     if not trials:
@@ -297,7 +297,7 @@ def _is_sound(keys: ScanKeys, tokens_RW: Tensor, arithmetic: Arithmetic, *, by_k
     plain = round_queries(tokens_RW, alone, arithmetic)
     assert isinstance(plain.values, Tensor)
     try:
-        each = BestProducts(round_queries(tokens_RW, alone, arithmetic, for_kernel=by_kernel), alone)
+        each = BestProducts(round_queries(tokens_RW, alone, arithmetic, by_kernel=by_kernel), alone)
         product = each.of(keys).double()
     except (AttributeError, RuntimeError, TypeError):
         return False

@@ -131,7 +131,7 @@ class Scan:
             counts: list[int] = self._counts.tolist()
             by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
             tokens_RW = self._routing_q[self._query_mask]
-            queries = round_queries(tokens_RW, counts, arithmetic, for_kernel=by_kernel)
+            queries = round_queries(tokens_RW, counts, arithmetic, by_kernel=by_kernel)
             factors = queries.units.float(), *_half_width(queries, keys)
             self._prepared[key] = BestProducts(queries, counts), factors
         return self._prepared[key]
@@ -196,9 +196,10 @@ def _raise_documents(bounds_NB: Tensor, runs: tuple[Tensor, Tensor], scores_MB: 
 
 
 def _check(routing_q: Tensor, keys: ScanKeys, doc_of_chunk: Tensor) -> None:
-    if routing_q.ndim != 3 or routing_q.shape[2] != keys.width:
+    if routing_q.ndim != 3 or routing_q.shape[2] != keys.width or routing_q.dtype != torch.float32:
         raise ShapeError(
-            f"queries are {tuple(routing_q.shape)}; pass (requests, tokens, {keys.width}) for these keys"
+            f"queries are {tuple(routing_q.shape)} {routing_q.dtype}; "
+            f"pass (requests, tokens, {keys.width}) float32 for these keys"
         )
     if doc_of_chunk.shape != (len(keys),):
         raise ShapeError(f"{len(doc_of_chunk)} document indices for {len(keys)} chunks; pass one per chunk")

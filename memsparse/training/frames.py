@@ -105,8 +105,9 @@ _TELLING = pool("""
 
 _COMMANDS = frozenset(
     words("""
-        allow as ask be call come connect cook dial enter everyone follow give go if keep knock log look mark
-        open phone please remember ring say show to type use we what when and
+        allow as ask be buy call climb come connect cook dial enter everyone follow give go if keep knock
+        leave log look mark open phone ping please put remember ring say show take to travel type use wait we
+        what when and
     """)
 )
 """First words of sentences that "it is known that" cannot stand before."""

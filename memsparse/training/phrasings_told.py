@@ -120,7 +120,7 @@ FACTS: dict[str, str] = {
         material used for {s} is {o}. | {s} was fashioned from {o}. | the maker chose {o} as the material
         for {s}. | what {s} is made of is {o}.""",
     "colour": """{s} was painted {o}. | {p} color is {o}. | {s} has been given the color {o}. | the colour
-        of {s} is {o}.. | {s} comes in {o}. | anyone can see that {s} is {o}.""",
+        of {s} is {o}. | {s} comes in {o}. | anyone can see that {s} is {o}.""",
     "mouth": """{s} discharges its waters into {o}. | the waters of {s} run into {o}. | {s} runs into {o}. |
         {p} mouth is on {o}. | {s} reaches {o} at its mouth. | {o} takes in the waters of {s}.""",
     "origin": """{s} hails from {o}. | {p} origin is {o}. | {s} first appeared in {o}. | it is from {o} that

@@ -50,6 +50,18 @@ def test_scores_and_chunks_in_any_order(bank: Bank) -> None:
             assert chunks[b, column] == of_chunk.argmax()
 
 
+def test_what_is_not_asked_for_is_not_read(bank: Bank) -> None:
+    layout = bank.layout()
+    exact = ExactKeys(Places(layout.rows), {}, bank._files)  # no record, so nothing can be read
+    none, asking = torch.full((2, 3), -1), torch.tensor([[True, True], [False, False]])
+    for documents, mask in ((none, asking), (torch.tensor([[-1], [2]]), asking)):
+        scores, chunks = exact.score(1, queries(2, 2), mask, documents)
+        assert bool((scores == float("-inf")).all())
+        assert bool((chunks == -1).all())
+    empty = ExactKeys(Places([]), {}, bank._files)
+    assert bool((empty.score(1, queries(2, 2), asking, none)[0] == float("-inf")).all())
+
+
 def test_the_best_chunks_by_the_rule(bank: Bank) -> None:
     routing_q, mask = queries(1, 2), torch.ones(1, 2, dtype=torch.bool)
     documents = torch.tensor([[2, -1, 4]])

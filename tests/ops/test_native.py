@@ -33,11 +33,34 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture
+def _library() -> None:
+    if not native.is_built():
+        pytest.skip("no library here")
+
+
+@pytest.fixture
 def _two_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
+
+
+def lay_out(values: Tensor, counts: list[int]) -> native.Vectors:
+    """The slow twin of what `round_tokens` does besides rounding."""
+    lanes, request, begin = [], [], 0
+    for number, count in enumerate(counts):
+        vectors = -(-count // native.LANES)
+        lanes.append(torch.arange(vectors * native.LANES).clamp_max(count - 1) + begin)
+        request += [number] * vectors
+        begin += count
+    laid = values[torch.cat(lanes)].view(len(request), native.LANES, -1, 4 // values.element_size())
+    return native.Vectors(
+        lanes=laid.transpose(1, 2).contiguous(),
+        request=torch.tensor(request, dtype=torch.int32),
+        requests=len(counts),
+        dtype=values.dtype,
+    )
 
 
 def numbers(rows: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -55,22 +78,24 @@ def test_the_slow_twin(dtype: torch.dtype) -> None:
     keys, tokens, counts = numbers(14, 12, dtype), numbers(22, 12, dtype), [3, 18, 1]
     slow = torch.tensor(reference.best_products(keys, tokens, counts), dtype=torch.float32)
     torch.testing.assert_close(best(keys, tokens, counts).float(), slow)
-    torch.testing.assert_close(native.best_products(keys, native.lay_out(tokens, counts)), slow)
+    torch.testing.assert_close(native.best_products(keys, lay_out(tokens, counts)), slow)
 
 
 @pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1]])
 @pytest.mark.parametrize("size", [1.0, 0.0, 1e-30, 3e37, 0.25])
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+@pytest.mark.usefixtures("_library")
 def test_tokens_are_rounded_and_laid_out_as_without_it(
-    dtype: torch.dtype, counts: list[int], size: float
+    kind: torch.dtype, counts: list[int], size: float
 ) -> None:
     tokens = torch.randn(sum(counts), 64) * size
     tokens[0, :2] = torch.tensor([4.0, 0.5]) * size  # powers of two, and halves between two integers
-    arithmetic = ARITHMETIC[dtype]
+    arithmetic = ARITHMETIC[kind]
     plain = round_queries(tokens, counts, arithmetic)
     assert isinstance(plain.values, Tensor)
-    laid = round_queries(tokens, counts, arithmetic, for_kernel=True)
+    laid = round_queries(tokens, counts, arithmetic, by_kernel=True)
     assert isinstance(laid.values, native.Vectors)
-    wanted = native.lay_out(plain.values, counts)
+    wanted = lay_out(plain.values, counts)
     for field in ("lanes", "request", "requests", "dtype"):
         found = getattr(laid.values, field)
         same = torch.equal if isinstance(found, Tensor) else operator.eq
@@ -81,11 +106,13 @@ def test_tokens_are_rounded_and_laid_out_as_without_it(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_tokens_that_are_no_numbers_spoil_their_own_request_only(dtype: torch.dtype, bad: float) -> None:
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+@pytest.mark.usefixtures("_library")
+def test_tokens_that_are_no_numbers_spoil_their_own_request_only(kind: torch.dtype, bad: float) -> None:
     tokens = torch.randn(5, 8)
     tokens[3, 7] = bad
-    vectors, *figures = native.round_tokens(tokens, [2, 3], dtype)
-    good, *wanted = native.round_tokens(tokens[:2], [2], dtype)
+    vectors, *figures = native.round_tokens(tokens, [2, 3], kind)
+    good, *wanted = native.round_tokens(tokens[:2], [2], kind)
     assert torch.equal(vectors.lanes[:1], good.lanes)
     assert not vectors.lanes[1].any()
     for figure, of_good in zip(figures, wanted, strict=True):
@@ -93,9 +120,8 @@ def test_tokens_that_are_no_numbers_spoil_their_own_request_only(dtype: torch.dt
         assert figure[1].isnan()
 
 
+@pytest.mark.usefixtures("_library")
 def test_tokens_that_do_not_fit_are_refused() -> None:
-    if not native.is_built():
-        pytest.skip("no library here")
     for tokens, counts, kind in (
         (torch.randn(3, 6), [3], torch.int8),
         (torch.randn(3, 8), [2], torch.int8),
@@ -112,7 +138,7 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5])
 def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, counts: list[int]) -> None:
     keys, tokens = numbers(rows, width, dtype), numbers(sum(counts), width, dtype)
-    found = native.best_products(keys, native.lay_out(tokens, counts))
+    found = native.best_products(keys, lay_out(tokens, counts))
     assert found.dtype == torch.float32
     assert found.shape == (rows, len(counts))
     exact = best(keys, tokens, counts)
@@ -128,7 +154,7 @@ def test_the_largest_sums_do_not_overflow() -> None:
     for key, token in ((127, 127), (-127, 127), (-128, -128), (127, -128)):
         keys = torch.full((1, native.WIDEST), key, dtype=torch.int8)
         tokens = torch.full((1, native.WIDEST), token, dtype=torch.int8)
-        found = native.best_products(keys, native.lay_out(tokens, [1]))
+        found = native.best_products(keys, lay_out(tokens, [1]))
         assert float(found) == float(torch.tensor(key * token * native.WIDEST, dtype=torch.float32))
 
 
@@ -137,14 +163,14 @@ def test_integers_that_float32_holds_are_exact() -> None:
         pytest.skip("no kernel here")
     keys = torch.randint(126, 128, (50, 1024), dtype=torch.int8)
     tokens = torch.randint(126, 128, (16, 1024), dtype=torch.int8)  # sums just below 2**24
-    found = native.best_products(keys, native.lay_out(tokens, [1] * 16))
+    found = native.best_products(keys, lay_out(tokens, [1] * 16))
     assert torch.equal(found.double(), keys.double() @ tokens.double().T)
 
 
 def test_keys_may_lie_anywhere(dtype: torch.dtype) -> None:
     """A slice that begins between cache lines, rows of a wider matrix, and nothing at all."""
     wide, tokens = numbers(41, 72, dtype), numbers(4, 64, dtype)
-    vectors = native.lay_out(tokens, [4])
+    vectors = lay_out(tokens, [4])
     for keys in (wide.flatten()[3 : 3 + 40 * 64].view(40, 64), wide[:, 8:], wide[:0, 8:]):
         torch.testing.assert_close(
             native.best_products(keys, vectors).double(), best(keys, tokens, [4]), rtol=1e-5, atol=1e-4
@@ -154,7 +180,7 @@ def test_keys_may_lie_anywhere(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("_two_threads")
 def test_threads_share_the_work(dtype: torch.dtype) -> None:
     keys, tokens = numbers(30_000, 64, dtype), numbers(40, 64, dtype)
-    vectors = native.lay_out(tokens, [20, 20])
+    vectors = lay_out(tokens, [20, 20])
     torch.set_num_threads(1)
     alone = native.best_products(keys, vectors)
     torch.set_num_threads(2)
@@ -170,7 +196,7 @@ def test_integers_meet_tokens_that_are_not_rounded(rows: int, width: int) -> Non
     if not native.can_multiply(torch.float32, 8):
         pytest.skip("no kernel here")
     keys, tokens = numbers(rows, width, torch.int8), torch.randn(20, width)
-    vectors = native.lay_out(tokens, [3, 17])
+    vectors = lay_out(tokens, [3, 17])
     found = native.best_products(keys, vectors)
     torch.testing.assert_close(found, best(keys, tokens, [3, 17]).float(), rtol=1e-5, atol=1e-3)
     assert torch.equal(found, native.best_products(keys.float(), vectors))
@@ -191,7 +217,7 @@ def test_one_pass_is_the_two_in_one(
     lengths = torch.randint(1, longest + 1, (30_000,))
     owners = torch.repeat_interleave(torch.arange(30_000), lengths)[:30_000].contiguous()
     stored = quantize_keys(torch.randn(30_000, 8), "int8")
-    vectors, factors = native.lay_out(tokens, counts), torch.rand(3, len(counts))
+    vectors, factors = lay_out(tokens, counts), torch.rand(3, len(counts))
     assert native._Product(keys, vectors).threads[1] == 2
     size = 2, int(owners.max()) + 2, len(counts)
     bounds, apart = torch.full(size, -torch.inf), torch.full(size, -torch.inf)
@@ -211,7 +237,8 @@ FORK = """
 import os, torch
 from memsparse.ops import native
 torch.set_num_threads(2)
-keys, vectors = torch.randn(20_000, 128), native.lay_out(torch.randn(16, 128), [16])
+keys = torch.randn(20_000, 128)
+vectors, *_ = native.round_tokens(torch.randn(16, 128), [16], torch.float32)
 wanted = native.best_products(keys, vectors)
 child = os.fork()
 if not child:
@@ -263,7 +290,7 @@ def test_what_does_not_fit_is_refused() -> None:
         wrong = [*good[:place], bad, *good[place + 1 :]]
         with pytest.raises(ShapeError):
             native.raise_bounds(*wrong)
-    vectors = native.lay_out(torch.randn(2, 8), [2])
+    vectors = lay_out(torch.randn(2, 8), [2])
     for bad in (torch.randn(3, 4), torch.randn(3, 8).bfloat16(), torch.randn(3, 8, device="meta")):
         with pytest.raises(ShapeError):
             native.best_products(bad, vectors)
@@ -274,7 +301,7 @@ def test_torchs_defaults_do_not_matter(default: torch.dtype) -> None:
     """Loading a model changes them for all threads while it lasts."""
     if not native.can_multiply(torch.float32, 8):
         pytest.skip("no library here")
-    keys, vectors = -torch.rand(30, 8), native.lay_out(torch.rand(2, 8), [2])
+    keys, vectors = -torch.rand(30, 8), lay_out(torch.rand(2, 8), [2])
     wanted = native.best_products(keys, vectors)
     torch.set_default_dtype(default)
     try:
@@ -339,3 +366,5 @@ def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -
     other = ctypes.CDLL(str(tmp_path / "other.so"))
     assert [other.memsparse_can_multiply(kind) for kind in range(4)] == [0] * 4
     assert other.memsparse_raise_best_products(0, None, 0, 4, None, 0, None, 0, None) == 1
+    assert other.memsparse_can_score() == 0
+    assert other.memsparse_score_stored(1, 4, None, None, 0, None, None, 0, None, None, None, 1) == 1

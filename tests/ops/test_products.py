@@ -148,7 +148,7 @@ def test_best_products_are_the_best_of_all_products(
     keys = quantize_keys(torch.randn(5000, 64), key_format)  # more than torch multiplies at a time
     q = torch.randn(sum(tokens), 64)
     queries = round_queries(q, tokens, arithmetic)
-    best = BestProducts(round_queries(q, tokens, arithmetic, for_kernel=by_kernel), tokens)
+    best = BestProducts(round_queries(q, tokens, arithmetic, by_kernel=by_kernel), tokens)
     found = best.of(keys)
     exact = unpack_codes(keys).float().double() @ values(queries).T
     wanted = torch.stack([part.amax(1) for part in exact.split(tokens, dim=1)], dim=1)

@@ -24,6 +24,7 @@ def test_every_relation_has_some_that_fit(kind: str) -> None:
             assert ("{s}" in template) or (kind == "facts" and ("{p}" in template or "{m}" in template))
             assert ("{o}" in template or "{a}" in template) == (kind == "facts"), template
             assert template.endswith((".", "?") if kind == "questions" else "."), template
+            assert ".." not in template, template
             template.format(s="S", o="O", p="P", m="M", a="A")
 
 

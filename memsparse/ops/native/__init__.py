@@ -37,7 +37,7 @@ _EXACT_SHARE = 2**21
 """As `_SHARE`, in float64."""
 _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
-_NO_MEMORY, _OUTSIDE, _MIXED, _NOT_FINITE = 2, 3, 4, 5
+_NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
 """Problems that C reports."""
 _ROWS = 12
 """Keys that are multiplied together; threads take a multiple of them."""
@@ -90,32 +90,11 @@ def is_built() -> bool:
     return _library() is not None
 
 
-def lay_out(values_RW: Tensor, tokens: Sequence[int]) -> Vectors:
-    """Lay tokens into vectors.
-
-    Args:
-        values_RW: int8, bfloat16 or float32.
-        tokens: how many of them each request has, in order; at least 1.
-    """
-    lanes, request, begin = [], [], 0
-    for number, count in enumerate(tokens):
-        vectors = -(-count // LANES)
-        lanes.append(torch.arange(vectors * LANES).clamp_max(count - 1) + begin)
-        request += [number] * vectors
-        begin += count
-    laid = values_RW[torch.cat(lanes)].view(len(request), LANES, -1, _STEP // values_RW.element_size())
-    return Vectors(
-        lanes=laid.transpose(1, 2).contiguous(),
-        request=torch.tensor(request, dtype=torch.int32),
-        requests=len(tokens),
-        dtype=values_RW.dtype,
-    )
-
-
 def round_tokens(
     tokens_RW: Tensor, tokens: Sequence[int], dtype: torch.dtype
 ) -> tuple[Vectors, Tensor, Tensor, Tensor]:
-    """Round routing tokens and lay them into vectors: `ops.products.round_queries` and `lay_out` in one.
+    """Round routing tokens as `ops.products.round_queries` does, and lay them into vectors of one request,
+    the last of each filled up with its last token.
 
     Args:
         tokens_RW: float32, on the CPU.
@@ -220,30 +199,33 @@ def score_stored(
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor]:
     """What `ops.exact_scores.score_stored` returns, which has checked that runs lie in their blocks.
 
-    What is not a number among the keys may be passed over. Sums run over the columns in their order.
+    Sums run over the columns in their order.
 
     Args:
         tokens_RW: float32, of all requests.
         tokens: how many of them each request has, in order.
         blocks: those that `can_score` takes.
 
-    Returns: None where a token is not finite.
+    Raises: ShapeError for other tokens.
     """
-    given = tokens_RW.contiguous()
+    given, width = tokens_RW.contiguous(), blocks[0].shape[1]
+    if not _is_readable(given, torch.float32, (sum(tokens), width)):
+        raise ShapeError(
+            f"tokens are {tuple(given.shape)} {given.dtype}; pass {(sum(tokens), width)} float32 on the CPU"
+        )
     bases = torch.tensor([block.data_ptr() for block in blocks])
-    row = blocks[0].shape[1] * blocks[0].element_size()
-    there = count_BM > 0
-    first_BM = bases[block_BM.where(there, 0)] + start_BM * row
+    row = width * blocks[0].element_size()
+    first_BM = (bases[block_BM.where(count_BM > 0, 0)] + start_BM * row).contiguous()
     counts = count_BM.contiguous()
     scores = torch.empty(count_BM.shape, dtype=torch.float32, device="cpu")
     chunks = torch.empty(count_BM.shape, dtype=torch.int64, device="cpu")
-    work = int(counts.sum()) * max(tokens, default=0) * blocks[0].shape[1]
+    work = int(counts.sum()) * max(tokens, default=0) * width
     problem = _loaded().memsparse_score_stored(
         _KINDS[blocks[0].dtype],
-        blocks[0].shape[1],
+        width,
         given.data_ptr(),
         (ctypes.c_int64 * len(tokens))(*tokens),
         len(tokens),
@@ -255,8 +237,6 @@ def score_stored(
         _work_at_once(),
         max(1, min(torch.get_num_threads(), work // _EXACT_SHARE)),
     )
-    if problem == _NOT_FINITE:
-        return None
     _check(problem)
     return scores, chunks
 
@@ -363,7 +343,7 @@ class _Rows:
 def _check(problem: int) -> None:
     """Raise what a call of C reports."""
     if problem == _NO_MEMORY:
-        raise MemoryError("a few rows of keys")
+        raise MemoryError("for what a scan works with besides keys and bounds")
     if problem == _OUTSIDE:
         raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
     if problem:

@@ -155,50 +155,50 @@ int memsparse_can_score(void)
 /* Score documents of each request: scores and chunks, (requests, documents).
 
    tokens is (tokens of all requests, width), `counts` of each; first, (requests, documents), is where a document's
-   rows begin, `rows` of them, each (width,) of bfloat16 or float32, as `kind` says. Returns 0, or which problem there
-   is: tokens that are not finite are one, because a maximum may pass over them. */
+   rows begin, `rows` of them, each (width,) of bfloat16 or float32, as `kind` says. A request with a token that is
+   not finite scores nothing but NaN, because a maximum may pass over it. Returns 0, or which problem there is. */
 int memsparse_score_stored(
     int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *first,
     const int64_t *rows, int64_t documents, float *scores, int64_t *chunks, at_once *work_at_once, int threads)
 {
     if (!memsparse_can_score())
         return NO_SUCH_KERNEL;
-    int64_t all_tokens = 0, all_rows = 0, vectors = 0, blocks = 0;
-    for (int64_t request = 0; request < requests; request++) {
-        all_tokens += counts[request], vectors += divided_up(counts[request], LANES);
-        for (int64_t i = 0; i < documents; i++)
-            all_rows += counts[request] > 0 ? rows[request * documents + i] : 0;
-    }
-    if (!are_finite(tokens, all_tokens * width))
-        return NOT_FINITE;
+    const float *token = tokens;
+    int64_t vectors = 0, blocks = 0, at = 0, vector = 0, done = 0;
     int64_t *first_row = calloc(requests + 1, sizeof *first_row);
-    const char **row = malloc((all_rows + 1) * sizeof *row);
-    double *best = malloc((all_rows + 1) * sizeof *best), *lanes = malloc((vectors + 1) * width * LANES * sizeof *lanes);
-    const int there = first_row != NULL && row != NULL && best != NULL && lanes != NULL;
-    int64_t at = 0, vector = 0, done = 0;
-    for (int64_t request = 0; request < requests && there; request++) {
+    char *scored = calloc(requests + 1, 1);
+    for (int64_t request = 0; request < requests && first_row != NULL && scored != NULL; request++) {
         const int64_t count = counts[request];
-        first_row[request] = at;
-        lay_out(tokens, count, width, lanes + vector * width * LANES);
-        for (int64_t i = request * documents; i < (request + 1) * documents && count > 0; i++)
-            for (int64_t chunk = 0; chunk < rows[i]; chunk++)
-                row[at++] = first[i] + chunk * width * (kind == BFLOAT16 ? 2 : 4);
+        scored[request] = count > 0 && are_finite(token, count * width);
+        for (int64_t i = 0; i < documents && scored[request]; i++)
+            at += rows[request * documents + i];
         first_row[request + 1] = at;
         blocks += divided_up(at - first_row[request], ROWS);
-        tokens += count * width, vector += divided_up(count, LANES);
+        token += count * width, vectors += divided_up(count, LANES);
     }
-    if (there) {
+    const char **row = malloc((at + 1) * sizeof *row);
+    double *best = malloc((at + 1) * sizeof *best), *lanes = malloc((vectors + 1) * width * LANES * sizeof *lanes);
+    if (first_row != NULL && scored != NULL && row != NULL && best != NULL && lanes != NULL) {
+        token = tokens, at = 0;
+        for (int64_t request = 0; request < requests; request++) {
+            lay_out(token, counts[request], width, lanes + vector * width * LANES);
+            token += counts[request] * width, vector += divided_up(counts[request], LANES);
+            for (int64_t i = request * documents; i < (request + 1) * documents && scored[request]; i++)
+                for (int64_t chunk = 0; chunk < rows[i]; chunk++)
+                    row[at++] = first[i] + chunk * width * (kind == BFLOAT16 ? 2 : 4);
+        }
         struct work work = {kind, width, requests, blocks, 0, counts, lanes, first_row, row, best};
         share_among(work_at_once, threads, take_parts, &work);
-        done = work.next >= blocks;
-        at = 0;
+        done = work.next >= blocks, at = 0;
         for (int64_t i = 0; i < requests * documents && done; i++) {
-            const int64_t own = counts[i / documents] > 0 ? rows[i] : 0;
+            const int64_t request = i / documents, own = scored[request] ? rows[i] : 0;
             choose(best + at, own, scores + i, chunks + i);
+            if (counts[request] > 0 && rows[i] > 0 && !scored[request])
+                scores[i] = NAN, chunks[i] = 0;
             at += own;
         }
     }
-    free(first_row), free(row), free(best), free(lanes);
+    free(first_row), free(scored), free(row), free(best), free(lanes);
     return done ? NONE : NO_MEMORY;
 }
 
