@@ -105,9 +105,9 @@ _TELLING = pool("""
 
 _COMMANDS = frozenset(
     words("""
-        allow as ask be buy call climb come connect cook dial enter everyone follow give go if keep knock
-        leave log look mark open phone ping please put remember ring say show take to travel type use wait we
-        what when and
+        address allow and as ask be bring buy call climb come connect cook deliver dial do enter
+        everyone follow give go hand if keep knock leave let log look mark open phone ping please punch
+        put reach remember ring say serve set show take to travel type use wait warn we what when
     """)
 )
 """First words of sentences that "it is known that" cannot stand before."""

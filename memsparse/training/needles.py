@@ -7,7 +7,7 @@ from random import Random
 
 from memsparse.training.frames import FILLERS, FRAMES, asked, keywords, said, statement
 from memsparse.training.name_words import ADJECTIVES, NOUNS
-from memsparse.training.names import Names, pick
+from memsparse.training.names import Names, pick, split_of
 from memsparse.training.needle_forms import FORMS
 from memsparse.training.phrasings import capitalised
 
@@ -25,20 +25,23 @@ class Needle:
 
 
 _SHAPES = (
-    "A {} {} lay on the floor.",
-    "We saw a {} {} on the way.",
-    "There was a {} {} by the gate.",
-    "Nobody noticed the {} {}.",
-    "The {} {} had been moved again.",
-    "Somebody spoke of a {} {}.",
-    "They had painted a {} {} on the wall.",
+    "A {} lay on the floor.",
+    "We saw a {} on the way.",
+    "There was a {} by the gate.",
+    "Nobody noticed the {}.",
+    "The {} had been moved again.",
+    "Somebody spoke of a {}.",
+    "They had painted a {} on the wall.",
 )
 
 
 def _filler(rng: Random) -> str:
     if rng.random() < 0.6:
         return pick(rng, FILLERS)
-    text = pick(rng, _SHAPES).format(pick(rng, ADJECTIVES), pick(rng, NOUNS))
+    thing = f"{pick(rng, ADJECTIVES)} {pick(rng, NOUNS)}"
+    while split_of(thing) == "heldout":  # it may be a name there
+        thing = f"{pick(rng, ADJECTIVES)} {pick(rng, NOUNS)}"
+    text = pick(rng, _SHAPES).format(thing)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 
