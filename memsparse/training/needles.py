@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from memsparse.training.frames import FILLERS, FRAMES, asked, keywords, said, statement
-from memsparse.training.name_words import ADJECTIVES, NOUNS
-from memsparse.training.names import Names, pick, split_of
+from memsparse.training.names import Names, pick
 from memsparse.training.needle_forms import FORMS
 from memsparse.training.phrasings import capitalised
 
@@ -38,9 +37,7 @@ _SHAPES = (
 def _filler(rng: Random) -> str:
     if rng.random() < 0.6:
         return pick(rng, FILLERS)
-    thing = f"{pick(rng, ADJECTIVES)} {pick(rng, NOUNS)}"
-    while split_of(thing) == "heldout":  # it may be a name there
-        thing = f"{pick(rng, ADJECTIVES)} {pick(rng, NOUNS)}"
+    thing = Names(rng, "train").pair()  # nothing's name in a heldout world
     text = pick(rng, _SHAPES).format(thing)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
