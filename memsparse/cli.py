@@ -49,6 +49,7 @@ from memsparse.options import (
     ListCommand,
     Model,
     Namespace,
+    Overlap,
     Probes,
     Score,
     Strict,
@@ -135,6 +136,7 @@ def ask(
     namespace: Namespace = None,
     as_of: AsOf = None,
     id_decoding: Decoding = None,
+    overlap: Overlap = None,
     as_json: AsJson = False,
     strict: Strict = False,
     rounds: Annotated[bool, typer.Option("--rounds", help="Show what every round routed and read.")] = False,
@@ -156,7 +158,7 @@ def ask(
     if not question.strip():
         raise InputError("the question is empty; write one")
 
-    settings = _settings(id_decoding) | tier_settings(
+    settings = _settings(id_decoding, overlap) | tier_settings(
         routing_keys, device_bytes, host_bytes, index, probes, lean
     )
 
@@ -189,6 +191,7 @@ def chat(
     model: Model = None,
     namespace: Namespace = None,
     id_decoding: Decoding = None,
+    overlap: Overlap = None,
     strict: Strict = False,
     routing_keys: KeyFormat = None,
     device_bytes: DeviceBytes = None,
@@ -200,7 +203,7 @@ def chat(
     """Answer one question after another, each on its own; /quit or Ctrl-D ends."""
     if "-" in (docs or []):
         raise InputError("questions come from standard input, so documents cannot; name files or folders")
-    settings = _settings(id_decoding) | tier_settings(
+    settings = _settings(id_decoding, overlap) | tier_settings(
         routing_keys, device_bytes, host_bytes, index, probes, lean
     )
     with _memory(docs, bank, model, namespace, strict, settings) as (engine, within):
@@ -232,8 +235,9 @@ def _questions() -> Iterator[str]:
             yield line
 
 
-def _settings(id_decoding: str | None) -> dict[str, Any]:
-    return {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+def _settings(id_decoding: str | None, overlap: float | None) -> dict[str, Any]:
+    given = {"id_decoding": None if id_decoding is None else str(id_decoding), "overlap": overlap}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from memsparse.cli_measure import (
 )
 from memsparse.console import note, progress, say, show_rows
 from memsparse.errors import ConfigError
-from memsparse.options import CommandGroup, Decoding, ListCommand, Model
+from memsparse.options import CommandGroup, Decoding, ListCommand, Model, Overlap
 
 if TYPE_CHECKING:
     from memsparse.evaluation.results import RecordFile
@@ -127,6 +127,7 @@ def qa(
     by: By = None,
     out: Out = None,
     id_decoding: Decoding = None,
+    overlap: Overlap = None,
     max_rounds: Annotated[int | None, typer.Option(help="Rounds that may read documents.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer, at most.")] = None,
     read: Read = None,
@@ -140,6 +141,7 @@ def qa(
     judge = open_judge(judge_model, judge_url)
     given = {
         "id_decoding": None if id_decoding is None else str(id_decoding),
+        "overlap": overlap,
         "max_rounds": max_rounds,
         "max_new_tokens": max_new_tokens,
     }
@@ -203,6 +205,7 @@ def needles(
     seed: Seed = 0,
     out: Out = None,
     id_decoding: Decoding = None,
+    overlap: Overlap = None,
     read: Read = None,
 ) -> None:
     """Hide sentences in a memory of any length and ask for them: RULER's eight needle tasks."""
@@ -226,7 +229,8 @@ def needles(
         document_tokens=document_tokens or default_document_tokens(loaded),
     )
     reads = read or default_read(loaded)
-    engine = {} if id_decoding is None else {"id_decoding": str(id_decoding)}
+    given = {"id_decoding": None if id_decoding is None else str(id_decoding), "overlap": overlap}
+    engine = {name: value for name, value in given.items() if value is not None}
     settings = {
         "model": describe_model(loaded),
         "haystack": describe_files(haystack or []),

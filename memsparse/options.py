@@ -157,6 +157,14 @@ Decoding = Annotated[
     IdDecoding | None,
     typer.Option("--id-decoding", help="What decides which documents are read; without it as trained."),
 ]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap",
+        metavar="X",
+        help="Weight of the question's words in what is read first; 0: the router alone. Without it 0.2.",
+    ),
+]
 KeyFormat = Annotated[
     RoutingKeys | None,
     typer.Option(

@@ -258,6 +258,19 @@ def test_settings_reach_the_engine(model: Path, bank: Path, loaded: LoadedModel)
     assert run("ask", QUESTION, "--bank", bank, "--id-decoding", "guess").exit_code == 2
 
 
+@pytest.mark.parametrize("overlap", [0, 9])
+def test_how_much_words_count_reaches_the_engine(
+    model: Path, bank: Path, loaded: LoadedModel, overlap: float
+) -> None:
+    words = ("--bank", bank, "--model", model, "--id-decoding", "router", "--overlap")
+    told = ask_json(QUESTION, *words, overlap)
+    with MemoryEngine.open(bank, loaded, id_decoding="router", overlap=overlap) as engine:
+        assert [tuple(item["numbers"]) for item in told["rounds"]] == [
+            item.numbers for item in engine.ask(QUESTION).rounds
+        ]
+    assert_one_line_error(run("ask", QUESTION, *words, -1), 2, "overlap is -1.0")
+
+
 def test_an_earlier_version_can_be_asked(model: Path, bank: Path) -> None:
     answer = ask_json(QUESTION, "--bank", bank, "--model", model, "--as-of", "0")
     assert (answer["found"], answer["citations"]) == (False, [])

@@ -262,11 +262,11 @@ def test_a_judge_without_a_model_is_a_mistake(data: Any, model: Path) -> None:
 
 
 def test_engine_settings_reach_the_engine(data: Any, model: Path) -> None:
-    words = ("--model", model, "--max-rounds", 0, "--limit", 2, "--json", "-")
+    words = ("--model", model, "--max-rounds", 0, "--overlap", 0, "--limit", 2, "--json", "-")
     done = CliRunner().invoke(app, [str(word) for word in ("eval", "qa", *data, *words)])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    assert result["settings"]["max_rounds"] == 0
+    assert (result["settings"]["max_rounds"], result["settings"]["overlap"]) == (0, 0)
     assert all(record["cited"] == [] for record in result["records"])
 
 

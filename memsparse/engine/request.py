@@ -4,17 +4,20 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.extractive import begins, find_span, same_text
 from memsparse.engine.interleave import Action, Append, Done, Interleave, NewCall, State
 from memsparse.engine.model_runner import Extend, Need, Prefill, sample
+from memsparse.engine.overlap import word_overlap
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
 from memsparse.engine.session import NumberedReader, Prefix, Session, chances
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
+from memsparse.ops.routing import top_documents
 from memsparse.text import PromptBuilder
 from memsparse.types import Answer, Citation, LayerRouting, Passage, Round, Usage
 
@@ -57,6 +60,7 @@ class Request:
         self._model = model
         self._reader = reader
         self._config = config
+        self._question = question
         self._by_router = (config.id_decoding or model.id_decoding) == "router"
         self._passages = passages
         self._body = body
@@ -251,9 +255,26 @@ class Request:
         cited = torch.tensor(self._machine.cited, dtype=torch.long)
         read, _ = find_ascending(self._reader.numbers, cited)
         best, index = session.best(self._config.max_read, without=read)
+        if self._config.overlap and not self._machine.cited:
+            best, index = self._with_overlap(session, index)
         near = (index >= 0) & (best >= best[0] - self._config.margin)
         numbers: list[int] = self._reader.numbers[index[near]].tolist()
         return numbers
+
+    def _with_overlap(self, session: Session, best: Tensor) -> tuple[Tensor, Tensor]:
+        """The best of what any layer routed and of `best`, word overlap added to their mean scores.
+
+        Later rounds look for what was read about, of which the question need not have a word.
+
+        Returns: scores (n,) and document indices (n,), as `Session.best`.
+        """
+        routed = torch.cat([best, *(kv.documents[0].cpu() for kv in session.routing.values())]).unique()
+        index = routed[routed >= 0]
+        passages = self._passages(self._reader.numbers[index].tolist())
+        overlap = word_overlap(self._question, [self._body(passage) for passage in passages.values()])
+        scores = session.means(index) + self._config.overlap * torch.tensor(overlap)
+        found, place = top_documents(scores[None], len(best))
+        return found[0], torch.where(place[0] < 0, place[0], index[place[0]])
 
     def _read_on(self, session: Session) -> Action | None:
         """What is read after all, when the model ended retrieval without an answer; None: nothing."""

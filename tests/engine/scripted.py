@@ -101,6 +101,7 @@ def run(
     model: dict[str, Any] | None = None,
     given: Sequence[int] = (),
     runner: Any = None,
+    question: str = "who?",
     **settings: Any,
 ) -> tuple[Answer, list[str], ScriptedRunner]:
     config = tiny_model(**model).config if model else loaded.config
@@ -126,7 +127,7 @@ def run(
         loaded.prompts,
         config,
         FakeReader(torch.tensor(NUMBERS)),
-        "who?",
+        question,
         EngineConfig(**settings),
         passages=passages,
         body=lambda passage: passage.text,

@@ -22,6 +22,9 @@ from memsparse.errors import ConfigError
         ("refuse_above", 1.1),
         ("margin", -0.1),
         ("margin", float("nan")),
+        ("overlap", -0.1),
+        ("overlap", float("nan")),
+        ("overlap", float("inf")),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> None:
@@ -30,4 +33,4 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> No
 
 
 def test_the_ends_of_each_range_are_in_it() -> None:
-    EngineConfig(max_rounds=0, max_new_tokens=1, top_p=1.0, margin=0.0, max_document_tokens=16)
+    EngineConfig(max_rounds=0, max_new_tokens=1, top_p=1.0, margin=0.0, overlap=0.0, max_document_tokens=16)

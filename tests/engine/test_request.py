@@ -93,6 +93,38 @@ def test_rounds_are_capped(loaded: LoadedModel, mode: Any) -> None:
     assert answer.text == "cat"
 
 
+@pytest.mark.parametrize(
+    ("scores", "overlap", "read"),
+    [
+        ([0.5, 0.1, 0.6, 0.2, 0.3], 0.0, (8,)),
+        ([0.5, 0.1, 0.6, 0.2, 0.3], 0.05, (8,)),
+        ([0.5, 0.1, 0.6, 0.2, 0.3], 0.2, (3,)),
+        ([0.1, 0.5, 0.6, 0.2, 0.3], 9.0, (5,)),  # 3 holds more of it, but no layer routed it
+    ],
+)
+def test_the_questions_words_count_among_what_was_routed(
+    loaded: LoadedModel, scores: list[float], overlap: float, read: tuple[int, ...]
+) -> None:
+    asked = {"question": "Does Maria Lund have the keys?", "overlap": overlap, "max_read": 1}
+    answer, _, _ = run(loaded, ["", answering("x")], [scores], **asked)  # type: ignore[arg-type]
+    assert rounds(answer)[0] == read
+
+
+def test_the_questions_words_count_in_the_first_round_alone(loaded: LoadedModel) -> None:
+    second = [0.5, 0.9, 0.6, 0.2, 0.3]
+    asked = {"question": "Does Maria Lund have the keys?", "overlap": 0.2, "max_read": 1}
+    answer, _, _ = run(loaded, ["", "[", answering("x")], [FIRST, second], **asked)  # type: ignore[arg-type]
+    assert rounds(answer)[:2] == [(5,), (8,)]
+
+
+def test_word_overlap_keeps_ties_margin_and_small_memories(loaded: LoadedModel) -> None:
+    tied, _, _ = run(loaded, ["", answering("cat")], [[0.5] * 5], max_read=1, overlap=0.2)
+    assert rounds(tied)[0] == (3,)
+    asked = {"question": "keys", "overlap": 0.2, "margin": 0.15, "max_read": 9}
+    near, _, _ = run(loaded, ["", answering("cat")], [[0.5, 0.6, 0.3, 0.1, 0.1]], **asked)  # type: ignore[arg-type]
+    assert rounds(near)[0] == (3, 5)
+
+
 def test_no_rounds_at_all(loaded: LoadedModel) -> None:
     answer, _, _ = run(loaded, [f"{LEAD}cat{STOP}"], [FIRST], max_rounds=0)
     assert (answer.text, cited(answer), rounds(answer)) == ("cat", [], [()])
