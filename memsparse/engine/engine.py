@@ -29,6 +29,7 @@ from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import NumberedReader
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
+from memsparse.ops.lookup import find_ascending
 from memsparse.text import Prompt
 from memsparse.types import (
     Answer,
@@ -406,7 +407,8 @@ class MemoryEngine:
     def _passages(self, reader: NumberedReader, numbers: Sequence[int]) -> dict[int, Passage]:
         """Passages by number; what the reader does not see does not exist."""
         asked = torch.tensor(list(numbers), dtype=torch.long)
-        visible = asked[torch.isin(asked, reader.numbers)].tolist()
+        _, there = find_ascending(reader.numbers, asked)
+        visible = asked[there].tolist()
         return dict(zip(visible, self.bank.passages(visible), strict=True))
 
 

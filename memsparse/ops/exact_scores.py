@@ -104,9 +104,10 @@ def _check(
             raise ShapeError(
                 f"{name} is {tuple(runs.shape)} {runs.dtype}; pass int64 on the CPU, a row for each request"
             )
-    if any(block.ndim != 2 or block.shape[1] != width for block in blocks):
-        raise ShapeError(f"blocks are {[tuple(block.shape) for block in blocks]}; queries are {width} wide")
-    lengths = torch.tensor([0, *map(len, blocks)])
+    shapes = [tuple(block.shape) for block in blocks]
+    if any(shape != (*shape[:1], width) for shape in shapes):
+        raise ShapeError(f"blocks are {shapes}; queries are {width} wide")
+    lengths = torch.tensor([0, *(rows for rows, _ in shapes)])
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
     ends = lengths[block_BM.add(1).where(there, 0)]
     if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM > ends - count_BM))).any()):
