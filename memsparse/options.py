@@ -162,7 +162,7 @@ Overlap = Annotated[
     typer.Option(
         "--overlap",
         metavar="X",
-        help="Weight of the question's words in what is read first; 0: the router alone. Without it 0.2.",
+        help="Where routing scores decide: weight of the question's words in what is read first; 0: none.",
     ),
 ]
 KeyFormat = Annotated[

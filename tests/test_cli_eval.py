@@ -261,6 +261,12 @@ def test_a_judge_without_a_model_is_a_mistake(data: Any, model: Path) -> None:
     assert "--judge-model" in done.output
 
 
+def test_an_overlap_out_of_range_is_told_before_anything_is_measured(data: Any, model: Path) -> None:
+    done = run("eval", "qa", *data, "--model", model, "--overlap", -1)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "overlap is -1.0" in done.stderr
+
+
 def test_engine_settings_reach_the_engine(data: Any, model: Path) -> None:
     words = ("--model", model, "--max-rounds", 0, "--overlap", 0, "--limit", 2, "--json", "-")
     done = CliRunner().invoke(app, [str(word) for word in ("eval", "qa", *data, *words)])

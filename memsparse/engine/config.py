@@ -31,12 +31,14 @@ class EngineConfig:
     max_document_tokens: int | None = None
     """Longer documents are split; tokens, template included. None: the model's own limit."""
     margin: float = 0.05
-    """Router decoding: documents whose mean score is within this of the best are read too; score units."""
+    """Router decoding: documents whose score, words counted, is within this of the best are read too; score
+    units."""
     max_read: int = 2
     """Router decoding: documents read per round, at most."""
     overlap: float = 0.2
-    """Router decoding: what a routed document with all of the question's words gets on top of its mean score,
-    others in part, when the first documents to read are chosen; score units. 0: the router alone."""
+    """Router decoding: what a document gets on top of its mean score when the first ones to read are chosen, if
+    it holds all words of the question that any candidate holds; others get a part. Score units; 0: the router
+    alone."""
     read_on: int = 1
     """Router decoding, models that quote: rounds read beyond the model's own end of retrieval, while what it
     read holds no answer and `max_rounds` allows."""
@@ -87,7 +89,7 @@ class EngineConfig:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if not 0 <= self.refuse_above <= 1:
             raise ConfigError(f"refuse_above is {self.refuse_above}; it must be between 0 and 1")
-        for name in ("margin", "overlap"):
-            value = getattr(self, name)
-            if not value >= 0 or value == float("inf"):
-                raise ConfigError(f"{name} is {value}; it must be 0 or more")
+        if not self.margin >= 0:
+            raise ConfigError(f"margin is {self.margin}; it must be 0 or more")
+        if not 0 <= self.overlap < float("inf"):
+            raise ConfigError(f"overlap is {self.overlap}; it must be 0 or more, and finite")

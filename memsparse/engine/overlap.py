@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,8 +10,11 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text, lower-cased, each once; what follows an apostrophe is a word of its own."""
-    return frozenset(_WORD.findall(text.lower()))
+    """The words of a text, whatever their case, each once; an apostrophe ends a word.
+
+    Text that is written without spaces has few of them, and little comes of comparing it.
+    """
+    return frozenset(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 
 
 def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
@@ -19,7 +23,8 @@ def word_overlap(question: str, texts: Sequence[str]) -> list[float]:
     A word that n of N texts hold weighs log((N + 1) / n): next to nothing where all hold it. Words that no
     text holds do not count, so that a text with all the others has 1.
     """
-    held = [words(text) & words(question) for text in texts]
+    asked = words(question)
+    held = [words(text) & asked for text in texts]
     count = Counter(word for each in held for word in each)
     weight = {word: math.log((len(texts) + 1) / n) for word, n in count.items()}
     whole = math.fsum(weight.values())

@@ -82,7 +82,10 @@ class Request:
         """Whether an answer is to begin, a quote or the sentence for none."""
         self._routings: list[tuple[LayerRouting, ...]] = []
         self._means: list[dict[int, float]] = []
-        """Of every round that ended: the mean scores of what it read, by number."""
+        """Of every round that ended: the mean scores of what it read, by number; in the first one, words
+        counted too."""
+        self._overlaps: dict[int, float] = {}
+        """What the question's words add to the mean scores of this round, by number."""
         self._starts: list[float] = []
         self._ends: dict[int, float] = {}
         """Of the rounds that ended retrieval, by their place: when they did, and the answer began."""
@@ -161,7 +164,9 @@ class Request:
         numbers = self._machine.rounds[len(self._means)].numbers if self._model.extractive else ()
         index = torch.searchsorted(self._reader.numbers, torch.tensor(numbers, dtype=torch.long))
         means = session.means(index).tolist() if numbers else []
-        self._means.append(dict(zip(numbers, means, strict=True)))
+        found = zip(numbers, means, strict=True)
+        self._means.append({number: mean + self._overlaps.get(number, 0.0) for number, mean in found})
+        self._overlaps = {}
 
     def _step(self, session: Session) -> tuple[int | None, Action]:
         """Decide what comes next: the token sampled, if one was, and what the protocol makes of it."""
@@ -256,25 +261,29 @@ class Request:
         read, _ = find_ascending(self._reader.numbers, cited)
         best, index = session.best(self._config.max_read, without=read)
         if self._config.overlap and not self._machine.cited:
-            best, index = self._with_overlap(session, index)
+            best, index = self._with_overlap(session, best, index)
         near = (index >= 0) & (best >= best[0] - self._config.margin)
         numbers: list[int] = self._reader.numbers[index[near]].tolist()
         return numbers
 
-    def _with_overlap(self, session: Session, best: Tensor) -> tuple[Tensor, Tensor]:
-        """The best of what any layer routed and of `best`, word overlap added to their mean scores.
+    def _with_overlap(self, session: Session, best: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The best of what any layer routed and of the given documents, word overlap added to mean scores.
 
         Later rounds look for what was read about, of which the question need not have a word.
 
-        Returns: scores (n,) and document indices (n,), as `Session.best`.
+        Args, Returns: scores and document indices, as `Session.best` gives them.
         """
-        routed = torch.cat([best, *(kv.documents[0].cpu() for kv in session.routing.values())]).unique()
-        index = routed[routed >= 0]
-        passages = self._passages(self._reader.numbers[index].tolist())
-        overlap = word_overlap(self._question, [self._body(passage) for passage in passages.values()])
-        scores = session.means(index) + self._config.overlap * torch.tensor(overlap)
-        found, place = top_documents(scores[None], len(best))
-        return found[0], torch.where(place[0] < 0, place[0], index[place[0]])
+        routed = torch.cat([index, *(kv.documents[0].cpu() for kv in session.routing.values())]).unique()
+        candidates = routed[routed >= 0]
+        if not len(candidates):
+            return best, index
+        numbers = self._reader.numbers[candidates].tolist()
+        passages = self._passages(numbers)
+        texts = [self._body(passages[number]) for number in numbers]
+        overlap = self._config.overlap * torch.tensor(word_overlap(self._question, texts))
+        self._overlaps = dict(zip(numbers, overlap.tolist(), strict=True))
+        found, place = top_documents((session.means(candidates) + overlap)[None], len(index))
+        return found[0], torch.where(place[0] < 0, place[0], candidates[place[0]])
 
     def _read_on(self, session: Session) -> Action | None:
         """What is read after all, when the model ended retrieval without an answer; None: nothing."""

@@ -11,6 +11,7 @@ TEXTS = st.lists(st.text(alphabet="ab c'Z9", max_size=12), max_size=5)
 
 def test_words_are_lower_case_and_bare() -> None:
     assert words("Who's Zoë? ZOË, 12-a_b") == {"who", "s", "zoë", "12", "a", "b"}
+    assert words("Zoe\u0308 STRASSE") == words("zo\u00eb stra\u00dfe")
 
 
 def test_rarer_words_weigh_more() -> None:
@@ -32,7 +33,7 @@ def test_rarer_words_weigh_more() -> None:
         ("which cat", ["a cat"], [1.0]),  # no text holds "which": it tells nothing
     ],
 )
-def test_nothing_shared(question: str, texts: list[str], overlap: list[float]) -> None:
+def test_words_that_tell_nothing(question: str, texts: list[str], overlap: list[float]) -> None:
     assert word_overlap(question, texts) == overlap
 
 

@@ -117,12 +117,34 @@ def test_the_questions_words_count_in_the_first_round_alone(loaded: LoadedModel)
     assert rounds(answer)[:2] == [(5,), (8,)]
 
 
-def test_word_overlap_keeps_ties_margin_and_small_memories(loaded: LoadedModel) -> None:
-    tied, _, _ = run(loaded, ["", answering("cat")], [[0.5] * 5], max_read=1, overlap=0.2)
-    assert rounds(tied)[0] == (3,)
-    asked = {"question": "keys", "overlap": 0.2, "margin": 0.15, "max_read": 9}
-    near, _, _ = run(loaded, ["", answering("cat")], [[0.5, 0.6, 0.3, 0.1, 0.1]], **asked)  # type: ignore[arg-type]
-    assert rounds(near)[0] == (3, 5)
+@pytest.mark.parametrize(
+    ("scores", "settings", "read"),
+    [
+        ([0.1, 0.1, 0.5, 0.1, 0.5], {"margin": 0.0, "max_read": 1, "question": "The?"}, (8,)),
+        ([0.5, 0.6, 0.1, 0.1, 0.1], {"margin": 0.05, "max_read": 9, "question": "keys"}, (5,)),
+        ([0.5, 0.6, 0.1, 0.1, 0.1], {"margin": 0.05, "max_read": 9, "question": "Maria"}, (3,)),
+        ([0.5, 0.66, 0.1, 0.1, 0.1], {"margin": 0.05, "max_read": 9, "question": "Maria"}, (3, 5)),
+    ],
+)
+def test_ties_and_the_margin_are_of_scores_with_words(
+    loaded: LoadedModel, scores: list[float], settings: dict[str, Any], read: tuple[int, ...]
+) -> None:
+    answer, _, _ = run(loaded, ["", answering("cat")], [scores], overlap=0.2, **settings)
+    assert rounds(answer)[0] == read
+
+
+def test_words_choose_nothing_where_nothing_can_be_chosen(loaded: LoadedModel) -> None:
+    answer, _, _ = run(loaded, [f"{LEAD}cat{STOP}"], [[float("-inf")] * 5], overlap=0.2, question="Maria")
+    assert rounds(answer) == [()]
+
+
+def test_an_earlier_rounds_best_counts_words_too(loaded: LoadedModel) -> None:
+    asked = {"question": "Maria", "margin": 0.2, "overlap": 0.2, "model": QUOTES}
+    first, second = [0.5, 0.6, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.9]
+    scripts = ["", "[", quoting("froze")]
+    answer, _, _ = run(loaded, scripts, [first, second], **asked)  # type: ignore[arg-type]
+    assert rounds(answer)[:2] == [(3, 5), (21,)]
+    assert cited(answer) == [3, 21]
 
 
 def test_no_rounds_at_all(loaded: LoadedModel) -> None:
