@@ -36,7 +36,7 @@ class EngineConfig:
     max_read: int = 2
     """Router decoding: documents read per round, at most."""
     overlap: float = 0.2
-    """Router decoding: what a document gets on top of its mean score when the first ones to read are chosen, if
+    """Router decoding: what a document gets on top of its mean score when the first to read are chosen, if
     it holds all words of the question that any candidate holds; others get a part. Score units; 0: the router
     alone."""
     read_on: int = 1
