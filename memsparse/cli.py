@@ -54,6 +54,7 @@ from memsparse.options import (
     Score,
     Strict,
     UseIndex,
+    answer_settings,
     tier_settings,
 )
 
@@ -158,7 +159,7 @@ def ask(
     if not question.strip():
         raise InputError("the question is empty; write one")
 
-    settings = _settings(id_decoding, overlap) | tier_settings(
+    settings = answer_settings(id_decoding, overlap) | tier_settings(
         routing_keys, device_bytes, host_bytes, index, probes, lean
     )
 
@@ -203,7 +204,7 @@ def chat(
     """Answer one question after another, each on its own; /quit or Ctrl-D ends."""
     if "-" in (docs or []):
         raise InputError("questions come from standard input, so documents cannot; name files or folders")
-    settings = _settings(id_decoding, overlap) | tier_settings(
+    settings = answer_settings(id_decoding, overlap) | tier_settings(
         routing_keys, device_bytes, host_bytes, index, probes, lean
     )
     with _memory(docs, bank, model, namespace, strict, settings) as (engine, within):
@@ -233,11 +234,6 @@ def _questions() -> Iterator[str]:
             if not asks:
                 say(f"{PROMPT}{line}")
             yield line
-
-
-def _settings(id_decoding: str | None, overlap: float | None) -> dict[str, Any]:
-    given = {"id_decoding": None if id_decoding is None else str(id_decoding), "overlap": overlap}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from memsparse.cli_measure import (
 )
 from memsparse.console import note, progress, say, show_rows
 from memsparse.errors import ConfigError
-from memsparse.options import CommandGroup, Decoding, ListCommand, Model, Overlap
+from memsparse.options import CommandGroup, Decoding, ListCommand, Model, Overlap, answer_settings
 
 if TYPE_CHECKING:
     from memsparse.evaluation.results import RecordFile
@@ -139,13 +139,7 @@ def qa(
     from memsparse.evaluation.qa import run_qa, summarise_qa
 
     judge = open_judge(judge_model, judge_url)
-    given = {
-        "id_decoding": None if id_decoding is None else str(id_decoding),
-        "overlap": overlap,
-        "max_rounds": max_rounds,
-        "max_new_tokens": max_new_tokens,
-    }
-    engine = {name: value for name, value in given.items() if value is not None}
+    engine = answer_settings(id_decoding, overlap, max_rounds=max_rounds, max_new_tokens=max_new_tokens)
     with open_inputs(
         corpus,
         queries,
@@ -229,8 +223,7 @@ def needles(
         document_tokens=document_tokens or default_document_tokens(loaded),
     )
     reads = read or default_read(loaded)
-    given = {"id_decoding": None if id_decoding is None else str(id_decoding), "overlap": overlap}
-    engine = {name: value for name, value in given.items() if value is not None}
+    engine = answer_settings(id_decoding, overlap)
     settings = {
         "model": describe_model(loaded),
         "haystack": describe_files(haystack or []),

@@ -205,6 +205,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be read.")]
 
 
+def answer_settings(
+    id_decoding: IdDecoding | None, overlap: float | None, **others: int | None
+) -> dict[str, Any]:
+    """The settings of `EngineConfig` that these options make; none for what was not given."""
+    given = {"id_decoding": None if id_decoding is None else str(id_decoding), "overlap": overlap, **others}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def tier_settings(
     routing_keys: RoutingKeys | None,
     device_bytes: str | None,

@@ -81,11 +81,10 @@ class Request:
         self._leads = False
         """Whether an answer is to begin, a quote or the sentence for none."""
         self._routings: list[tuple[LayerRouting, ...]] = []
-        self._means: list[dict[int, float]] = []
-        """Of every round that ended: the mean scores of what it read, by number; in the first one, words
-        counted too."""
-        self._overlaps: dict[int, float] = {}
-        """What the question's words add to the mean scores of this round, by number."""
+        self._scores: list[dict[int, float]] = []
+        """Of every round that ended: the scores of what it read, by number."""
+        self._chosen: dict[int, float] = {}
+        """Router decoding: what was found best to read last, and the scores it was chosen by, by number."""
         self._starts: list[float] = []
         self._ends: dict[int, float] = {}
         """Of the rounds that ended retrieval, by their place: when they did, and the answer began."""
@@ -103,7 +102,7 @@ class Request:
         if self._given:
             self._starts.append(started)
             self._routings.append(())
-            self._means.append({})
+            self._scores.append({})
             self._machine.accept_documents(sorted(self._given))
         session = yield from self._call(after=None)
         told = ""
@@ -116,7 +115,7 @@ class Request:
                     break
                 action = further
             if isinstance(action, NewCall):
-                self._keep_means(session)
+                self._keep_scores(session)
                 session = yield from self._call(after=session.prefix)
                 continue
             ids = [] if token is None else [token]
@@ -159,14 +158,15 @@ class Request:
     def _end_round(self) -> None:
         self._ends[len(self._starts) - 1] = perf_counter()
 
-    def _keep_means(self, session: Session) -> None:
-        """Keep the mean scores of what the round that ends here has read."""
-        numbers = self._machine.rounds[len(self._means)].numbers if self._model.extractive else ()
+    def _keep_scores(self, session: Session) -> None:
+        """Keep the scores of what the round that ends here has read."""
+        numbers = self._machine.rounds[len(self._scores)].numbers if self._model.extractive else ()
+        if self._by_router:
+            self._scores.append({number: self._chosen[number] for number in numbers})
+            return
         index = torch.searchsorted(self._reader.numbers, torch.tensor(numbers, dtype=torch.long))
         means = session.means(index).tolist() if numbers else []
-        found = zip(numbers, means, strict=True)
-        self._means.append({number: mean + self._overlaps.get(number, 0.0) for number, mean in found})
-        self._overlaps = {}
+        self._scores.append(dict(zip(numbers, means, strict=True)))
 
     def _step(self, session: Session) -> tuple[int | None, Action]:
         """Decide what comes next: the token sampled, if one was, and what the protocol makes of it."""
@@ -264,6 +264,7 @@ class Request:
             best, index = self._with_overlap(session, best, index)
         near = (index >= 0) & (best >= best[0] - self._config.margin)
         numbers: list[int] = self._reader.numbers[index[near]].tolist()
+        self._chosen = dict(zip(numbers, best[near].tolist(), strict=True))
         return numbers
 
     def _with_overlap(self, session: Session, best: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,9 +281,10 @@ class Request:
         numbers = self._reader.numbers[candidates].tolist()
         passages = self._passages(numbers)
         texts = [self._body(passages[number]) for number in numbers]
-        overlap = self._config.overlap * torch.tensor(word_overlap(self._question, texts))
-        self._overlaps = dict(zip(numbers, overlap.tolist(), strict=True))
-        found, place = top_documents((session.means(candidates) + overlap)[None], len(index))
+        scores = session.means(candidates) + self._config.overlap * torch.tensor(
+            word_overlap(self._question, texts)
+        )
+        found, place = top_documents(scores[None], len(index))
         return found[0], torch.where(place[0] < 0, place[0], candidates[place[0]])
 
     def _read_on(self, session: Session) -> Action | None:
@@ -371,10 +373,10 @@ class Request:
         kept: list[int] = []
         rounds = self._machine.rounds
         last = max((i for i, item in enumerate(rounds) if holders & set(item.numbers)), default=-1)
-        for i, (item, means) in enumerate(zip(rounds, [*self._means, {}], strict=True)):
+        for i, (item, scores) in enumerate(zip(rounds, [*self._scores, {}], strict=True)):
             here = [number for number in item.numbers if number in holders]
-            if not here and i < last and means:
-                here = [max(item.numbers, key=means.__getitem__)]
+            if not here and i < last and scores:
+                here = [max(item.numbers, key=scores.__getitem__)]
             kept += here
         return [self._read[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
 

@@ -105,7 +105,7 @@ def _check(
                 f"{name} is {tuple(runs.shape)} {runs.dtype}; pass int64 on the CPU, a row for each request"
             )
     shapes = [tuple(block.shape) for block in blocks]
-    if any(shape != (*shape[:1], width) for shape in shapes):
+    if any(len(shape) != 2 or shape[1] != width for shape in shapes):
         raise ShapeError(f"blocks are {shapes}; queries are {width} wide")
     lengths = torch.tensor([0, *(rows for rows, _ in shapes)])
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))

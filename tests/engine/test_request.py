@@ -105,15 +105,15 @@ def test_rounds_are_capped(loaded: LoadedModel, mode: Any) -> None:
 def test_the_questions_words_count_among_what_was_routed(
     loaded: LoadedModel, scores: list[float], overlap: float, read: tuple[int, ...]
 ) -> None:
-    asked = {"question": "Does Maria Lund have the keys?", "overlap": overlap, "max_read": 1}
-    answer, _, _ = run(loaded, ["", answering("x")], [scores], **asked)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"question": "Does Maria Lund have the keys?", "overlap": overlap, "max_read": 1}
+    answer, _, _ = run(loaded, ["", answering("x")], [scores], **asked)
     assert rounds(answer)[0] == read
 
 
 def test_the_questions_words_count_in_the_first_round_alone(loaded: LoadedModel) -> None:
     second = [0.5, 0.9, 0.6, 0.2, 0.3]
-    asked = {"question": "Does Maria Lund have the keys?", "overlap": 0.2, "max_read": 1}
-    answer, _, _ = run(loaded, ["", "[", answering("x")], [FIRST, second], **asked)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"question": "Does Maria Lund have the keys?", "overlap": 0.2, "max_read": 1}
+    answer, _, _ = run(loaded, ["", "[", answering("x")], [FIRST, second], **asked)
     assert rounds(answer)[:2] == [(5,), (8,)]
 
 
@@ -139,10 +139,10 @@ def test_words_choose_nothing_where_nothing_can_be_chosen(loaded: LoadedModel) -
 
 
 def test_an_earlier_rounds_best_counts_words_too(loaded: LoadedModel) -> None:
-    asked = {"question": "Maria", "margin": 0.2, "overlap": 0.2, "model": QUOTES}
+    asked: dict[str, Any] = {"question": "Maria", "margin": 0.2, "overlap": 0.2, "model": QUOTES}
     first, second = [0.5, 0.6, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.9]
     scripts = ["", "[", quoting("froze")]
-    answer, _, _ = run(loaded, scripts, [first, second], **asked)  # type: ignore[arg-type]
+    answer, _, _ = run(loaded, scripts, [first, second], **asked)
     assert rounds(answer)[:2] == [(3, 5), (21,)]
     assert cited(answer) == [3, 21]
 
