@@ -25,11 +25,20 @@ ARITHMETIC: dict[torch.dtype, Arithmetic] = {
 DTYPES = list(ARITHMETIC)
 
 
-@pytest.fixture(params=DTYPES, ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    if not native.can_multiply(request.param, 64):
-        pytest.skip(f"no kernel for {request.param} here")
-    return request.param
+@pytest.fixture(
+    params=[*((dtype, False) for dtype in DTYPES), (torch.int8, True), (torch.bfloat16, True)], ids=str
+)
+def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Each kind of number, by each kernel there is for it."""
+    kind: torch.dtype
+    kind, tiled = request.param
+    if not native.can_multiply(kind, 64):
+        pytest.skip(f"no kernel for {kind} here")
+    if not tiled:
+        monkeypatch.setattr(native, "_TILED", {})
+    elif not native.has_tiles(kind):
+        pytest.skip(f"no tiles for {kind} here")
+    return kind
 
 
 @pytest.fixture
@@ -133,7 +142,7 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
             native.round_tokens(tokens, counts, kind)
 
 
-@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 700])
+@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 32, 33, 700])
 @pytest.mark.parametrize("width", [4, 60, 64, 132, 1024])
 @pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5])
 def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, counts: list[int]) -> None:
@@ -364,7 +373,7 @@ def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -
         command = [compiler, *flags, *more, "-o", str(tmp_path / name), *sources]
         subprocess.run(command, check=True, timeout=300)
     other = ctypes.CDLL(str(tmp_path / "other.so"))
-    assert [other.memsparse_can_multiply(kind) for kind in range(4)] == [0] * 4
+    assert [other.memsparse_can_multiply(kind) for kind in range(6)] == [0] * 6
     assert other.memsparse_raise_best_products(0, None, 0, 4, None, 0, None, 0, None) == 1
     assert other.memsparse_can_score() == 0
     assert other.memsparse_score_stored(1, 4, None, None, 0, None, None, 0, None, None, None, 1) == 1

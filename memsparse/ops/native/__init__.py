@@ -21,7 +21,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 8
+VERSION = 9
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -30,6 +30,10 @@ WIDEST = 2**16
 _KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 _WIDENED = 3
 """int8 keys, float32 tokens."""
+_TILED = {torch.int8: 4, torch.bfloat16: 5}
+"""The same sums by tiles (AMX), where the processor has them and rows are whole ones."""
+_TILE_BYTES = 64
+"""Of a row."""
 _STEP = 4
 """Bytes of a token that lie together in a vector."""
 _EXACT = (torch.bfloat16, torch.float32)
@@ -39,8 +43,8 @@ _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
 _NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
 """Problems that C reports."""
-_ROWS = 12
-"""Keys that are multiplied together; threads take a multiple of them."""
+_ROWS = 96
+"""Threads take a multiple of so many keys: of those that either kernel multiplies together."""
 _PARTS = 16
 """That the work of a thread is cut into, about, so that none waits long for another."""
 
@@ -67,6 +71,12 @@ def can_multiply(dtype: torch.dtype, width: int) -> bool:
     if dtype == torch.int8 and width > WIDEST:
         return False
     return bool(library.memsparse_can_multiply(_KINDS[dtype]))
+
+
+def has_tiles(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies such numbers by tiles (AMX), and the system lets it."""
+    library = _library()
+    return library is not None and dtype in _TILED and bool(library.memsparse_can_multiply(_TILED[dtype]))
 
 
 def can_score(blocks: Sequence[Tensor]) -> bool:
@@ -287,7 +297,7 @@ class _Product:
             )
         self._held = keys, vectors
         self.factors = (
-            _WIDENED if widen else _KINDS[vectors.dtype],
+            _WIDENED if widen else _kind_for(vectors.dtype, width),
             keys.data_ptr(),
             len(keys),
             keys.shape[1] * keys.element_size(),
@@ -338,6 +348,12 @@ class _Rows:
             *(factor.data_ptr() for factor in factors),
         )
         self.of_documents = [bound.data_ptr() for bound in bounds_2NB]
+
+
+def _kind_for(dtype: torch.dtype, width: int) -> int:
+    """Which kernel multiplies keys of that dtype and width."""
+    is_whole = width * dtype.itemsize % _TILE_BYTES == 0
+    return _TILED[dtype] if is_whole and has_tiles(dtype) else _KINDS[dtype]
 
 
 def _check(problem: int) -> None:

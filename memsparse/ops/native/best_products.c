@@ -7,7 +7,7 @@
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
    int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to keys by
    turning their highest bit, and 128 times the sum of a token is taken off its sums before they begin. No product
-   overflows up to 2**16 columns.
+   overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
    any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. */
@@ -21,7 +21,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 8;
+    return 9;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -34,9 +34,9 @@ int memsparse_version(void)
 
 #define ROWS 12          /* by two vectors: 24 of the 32 registers hold sums */
 #define LANES 16         /* tokens of a vector */
-#define HELD (85 * ROWS) /* rows whose products a thread holds until their documents are bounded */
+#define HELD (80 * ROWS) /* rows whose products a thread holds until their documents are bounded: whole tiles, too */
 #define LINE 64          /* bytes of a cache line */
-#define TILE (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */
+#define NEAR (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */
 
 static inline int32_t word(const char *from)
 {
@@ -68,11 +68,11 @@ __attribute__((target("avx512f"))) static inline __m512 largest_lanes(const __m5
     return _mm512_permutexvar_ps(order, mixed);
 }
 
-/* Raise best[row * requests] of the first `used` of ROWS rows to the largest lane of each. */
+/* Raise best[row * requests] of the first `used` of `rows` rows to the largest lane of each. */
 __attribute__((target("avx512f"))) static inline void raise_rows(
-    __m512 of[LANES], int used, float *best, int64_t requests)
+    __m512 of[LANES], const int rows, int used, float *best, int64_t requests)
 {
-    for (int i = ROWS; i < LANES; i++)
+    for (int i = rows; i < LANES; i++)
         of[i] = of[0];
     const __m512 largest = largest_lanes(of);
     if (requests == 1) {
@@ -131,6 +131,12 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_
 #define ADD(sums, token, key) _mm512_fmadd_ps(_mm512_castsi512_ps(token), _mm512_castsi512_ps(key), sums)
 #include "block.h"
 
+#if __clang_major__ >= 12 || (__GNUC__ >= 11 && !defined(__clang__))
+#include "tiles.h"
+#else
+#define TOGETHER ROWS
+#endif
+
 int memsparse_can_multiply(int kind)
 {
     __builtin_cpu_init();
@@ -144,6 +150,12 @@ int memsparse_can_multiply(int kind)
     case FLOAT32:
     case INT8_BY_FLOAT32:
         return 1;
+#ifdef TILED
+    case INT8_BY_TILES:
+        return has_tiles(AMX_INT8);
+    case BFLOAT16_BY_TILES:
+        return has_tiles(AMX_BF16);
+#endif
     }
     return 0;
 }
@@ -183,6 +195,10 @@ static void raise_rows_of(const struct work *work, int64_t begin, int64_t end, f
         raise_int8(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
     else if (work->kind == BFLOAT16)
         raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+#ifdef TILED
+    else if (is_tiled(work->kind))
+        raise_by_tiles(work->kind, keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+#endif
     else
         raise_float32(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
 }
@@ -202,8 +218,12 @@ static void bound_rows(const struct work *work, int64_t begin, int64_t end, floa
 static void take_parts(void *given)
 {
     struct work *work = given;
-    char *spare = calloc(ROWS, work->kind == INT8_BY_FLOAT32 ? 8 * work->row_bytes : work->row_bytes);
+    char *spare = calloc(TOGETHER, work->kind == INT8_BY_FLOAT32 ? 8 * work->row_bytes : work->row_bytes);
     float *own = malloc(HELD * work->requests * sizeof *own);
+#ifdef TILED
+    if (is_tiled(work->kind))
+        begin_tiles();
+#endif
     while (spare != NULL && own != NULL) {
         const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
         if (begin >= work->rows)
@@ -214,13 +234,17 @@ static void take_parts(void *given)
         else
             bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
     }
+#ifdef TILED
+    if (is_tiled(work->kind))
+        end_tiles();
+#endif
     free(own);
     free(spare);
 }
 
 /* Raise best, (rows, requests) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
-   row_bytes is a multiple of 4, but for integers by float32 any number; lanes is (vectors, bytes of a token / 4,
+   row_bytes is a multiple of 4, by tiles of 64, and for integers by float32 any number; lanes is (vectors, bytes of a token / 4,
    16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if
    there is a way to have them work at once. Returns 0, or which problem there is. */
 int memsparse_raise_best_products(

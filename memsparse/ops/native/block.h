@@ -53,7 +53,7 @@ TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
             floats[row] = _mm512_max_ps(FLOATS(sums[row][0]), FLOATS(sums[row][1]));
-        raise_rows(floats, used, best + request[0], requests);
+        raise_rows(floats, ROWS, used, best + request[0], requests);
         return;
     }
 #pragma GCC unroll 2
@@ -61,7 +61,7 @@ TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
             floats[row] = FLOATS(sums[row][vector]);
-        raise_rows(floats, used, best + request[vector], requests);
+        raise_rows(floats, ROWS, used, best + request[vector], requests);
     }
 }
 
@@ -71,9 +71,9 @@ TARGET static void KIND(raise)(
     const int32_t *request, int64_t requests, float *best, char *spare)
 {
     const int64_t step = stride * LANES; /* bytes of a vector */
-    const int64_t tile = (TILE / stride / ROWS + 1) * ROWS;
-    for (int64_t begin = 0; begin < rows; begin += tile) {
-        const int64_t end = begin + tile < rows ? begin + tile : rows;
+    const int64_t part = (NEAR / stride / ROWS + 1) * ROWS;
+    for (int64_t begin = 0; begin < rows; begin += part) {
+        const int64_t end = begin + part < rows ? begin + part : rows;
         for (int64_t vector = 0; vector < vectors; vector += 2) {
             const char *first = lanes + vector * step;
             const char *second = vector + 1 < vectors ? first + step : first;
