@@ -88,9 +88,15 @@ def _behind_marks(text: str, at: int) -> int:
 
 
 def _inside(text: str) -> list[bool]:
-    """For every offset, the end included: is it inside a word of a script with letter case, or a number."""
+    """For every offset, the end included: is it inside a word of a script with letter case, or a number.
+
+    A point, comma or colon between two digits is part of their number: 5.0, 3,600, 16:50, 10.0.0.7.
+    """
     kinds = [
         "cased" if character.isupper() or character.islower() else "digit" if character.isdigit() else ""
         for character in text
     ]
+    for at in range(1, len(text) - 1):
+        if text[at] in ".,:" and kinds[at - 1] == kinds[at + 1] == "digit":
+            kinds[at] = "digit"
     return [False, *(left == right != "" for left, right in pairwise(kinds)), False]

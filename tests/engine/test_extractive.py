@@ -16,6 +16,9 @@ from memsparse.engine.extractive import SqueezedText, begins, find_span, same_te
         ("\u6771\u4eac", "\u5927\u6771\u4eac\u90fd", "\u6771\u4eac"),
         ("the cat", "the cat", "the cat"),
         ("$5.50", "costs $5.50 now", "$5.50"),
+        ("5", "5.0, 15 and 5.", "5"),
+        ("1914", "from 1914-1918", "1914"),
+        ("16", "at 16: 50 were there", "16"),
     ],
 )
 def test_spans_keep_the_spelling_of_the_text(answer: str, text: str, found: str) -> None:
@@ -26,7 +29,14 @@ def test_spans_keep_the_spelling_of_the_text(answer: str, text: str, found: str)
 
 @pytest.mark.parametrize(
     ("answer", "text"),
-    [("he", "the cat"), ("95", "1954"), ("cat", "concatenate"), ("dog", "the cat"), ("", "x"), (" ", "x y")],
+    [
+        *(("5", "weighs 5.0 kilograms"), ("600", "counts 3,600 people"), ("16", "leaves at 16:50")),
+        *(("10.0", "reached under 10.0.0.7"), ("he", "the cat"), ("95", "1954")),
+        ("cat", "concatenate"),
+        ("dog", "the cat"),
+        ("", "x"),
+        (" ", "x y"),
+    ],
 )
 def test_what_is_no_whole_word_is_not_found(answer: str, text: str) -> None:
     assert find_span(answer, text) is None

@@ -84,7 +84,7 @@ __attribute__((target("avx512f"))) static inline void raise_rows(
     float lanes[LANES];
     _mm512_storeu_ps(lanes, largest);
     for (int row = 0; row < used; row++)
-        best[row * requests] = fmaxf(best[row * requests], lanes[row]);
+        best[row * requests] = larger(lanes[row], best[row * requests]);
 }
 
 /* -128 times the sum of each token of a vector. */

@@ -53,10 +53,11 @@ TILED static void end_tiles(void)
     _tile_release();
 }
 
-/* Sums of TOGETHER rows with `count` (1 or 2) vectors: (vectors, rows, lanes), of int32 or float. */
+/* Sums of TOGETHER rows with `count` (1 or 2) vectors: (vectors, rows, lanes), of int32 or float. `is_new`: rows that
+   come next are not in a cache yet. */
 TILED static inline __attribute__((always_inline)) void multiply_tiles(
     const int kind, const char *rows, int64_t stride, const char *first, const char *second, const int count,
-    int32_t sums[2][TOGETHER][LANES])
+    const int is_new, int32_t sums[2][TOGETHER][LANES])
 {
 #define ADD_TILES(sums, keys, tokens) \
     if (kind == INT8) \
@@ -70,9 +71,10 @@ TILED static inline __attribute__((always_inline)) void multiply_tiles(
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t at = 0; at < stride; at += LINE) {
+        if (is_new)
 #pragma GCC unroll 32
-        for (int row = 0; row < TOGETHER; row++) /* the same place in the rows that come next */
-            _mm_prefetch(rows + (row + TOGETHER) * stride + at, _MM_HINT_T1);
+            for (int row = 0; row < TOGETHER; row++) /* the same place in the rows that come next */
+                _mm_prefetch(rows + (row + TOGETHER) * stride + at, _MM_HINT_T1);
         _tile_loadd(4, rows + at, stride);
         _tile_loadd(5, later + at, stride);
         _tile_loadd(6, first + at * LANES, LINE);
@@ -102,11 +104,11 @@ TILED static inline __attribute__((always_inline)) __m512 sums_as_floats(const i
 /* Raise best[row][request] of the first `used` of TOGETHER rows to what two vectors give. */
 TILED static inline __attribute__((always_inline)) void raise_tiles(
     const int kind, const char *rows, int64_t stride, int64_t used, const char *first, const char *second,
-    const int count, const int32_t *request, int64_t requests, float *best)
+    const int count, const int is_new, const int32_t *request, int64_t requests, float *best)
 {
     int32_t sums[2][TOGETHER][LANES] __attribute__((aligned(64)));
     __m512 floats[LANES];
-    multiply_tiles(kind, rows, stride, first, second, count, sums);
+    multiply_tiles(kind, rows, stride, first, second, count, is_new, sums);
     const int is_shared = count == 2 && request[0] == request[1];
     for (int64_t begin = 0; begin < used; begin += TILE_ROWS) {
         const int here = used - begin < TILE_ROWS ? (int)(used - begin) : TILE_ROWS;
@@ -138,11 +140,11 @@ TILED static inline __attribute__((always_inline)) void raise_all(
                 if (used < TOGETHER)
                     block = memcpy(spare, block, used * stride);
                 if (vector + 1 < vectors)
-                    raise_tiles(kind, block, stride, used, first, first + step, 2, request + vector, requests,
-                                best + row * requests);
+                    raise_tiles(kind, block, stride, used, first, first + step, 2, vector == 0, request + vector,
+                                requests, best + row * requests);
                 else
-                    raise_tiles(kind, block, stride, used, first, first, 1, request + vector, requests,
-                                best + row * requests);
+                    raise_tiles(kind, block, stride, used, first, first, 1, vector == 0, request + vector,
+                                requests, best + row * requests);
             }
         }
     }
