@@ -163,6 +163,11 @@ class MemoryKV:
     sifted: Sifted | None = None
     """In place of `all_scores`, where the reader does not keep them but can tell them."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the exact score of every document is here."""
+        return self.all_scores is not None and self.errors is None
+
 
 class MemoryWriter(Protocol):
     """Stage 1: takes what the encoding of documents leaves at each memory layer."""

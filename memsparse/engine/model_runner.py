@@ -10,12 +10,13 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.session import ExactReader, Prefix, Session, SiftingReader, refuse_nan
+from memsparse.engine.session import ExactReader, Known, Prefix, Session, SiftingReader, refuse_nan
 from memsparse.errors import EngineError
-from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed
+from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed, side_by_side
 from memsparse.text import RESPONSE, ROUTES, Prompt
 from memsparse.types import MemoryReader
 
@@ -28,6 +29,8 @@ class Prefill:
     reader: MemoryReader
     after: Prefix | None = None
     """Of an earlier prompt: what both start with is not run through the local layers again."""
+    ranks: bool = False
+    """Whether its documents are to be ranked over all layers: what any layer routes is scored by each."""
 
     @property
     def tokens(self) -> int:
@@ -125,9 +128,10 @@ class ModelRunner:
         starts = [task.position - len(task.before) for task in tasks]
         states = self._pass(upper, self._upper, starts, inputs_embeds=torch.cat(hidden))
         logits = self._model.lm_head(states).float().cpu()
+        known = _score_routed(needs, parts)
         local.keep(self._local)
         upper.keep(self._upper)
-        return [self._session(*each) for each in zip(needs, parts, hidden, logits, strict=True)]
+        return [self._session(*each) for each in zip(needs, parts, hidden, logits, known, strict=True)]
 
     def _task(self, need: Need) -> _Task:
         if isinstance(need, Prefill):
@@ -199,7 +203,7 @@ class ModelRunner:
         )
         return cast(Tensor, output.last_hidden_state)[0]
 
-    def _session(self, need: Need, part: Part, hidden: Tensor, logits: Tensor) -> Session:
+    def _session(self, need: Need, part: Part, hidden: Tensor, logits: Tensor, known: Known) -> Session:
         if isinstance(need, Extend):
             need.session.logits = logits
             need.session.position += len(need.ids)
@@ -212,6 +216,7 @@ class ModelRunner:
             route_seconds=sum(routed.seconds for routed in part.routed.values()),
             exact=partial(_exact_scores, need.reader, part.routed),
             whole=partial(_bound_all, need.reader, part.routed),
+            known=known,
             prefix=self._prefix(need.prompt, part.cache, hidden),
         )
 
@@ -244,6 +249,29 @@ def common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many ids two sequences start with alike."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known]:
+    """For those that rank, exact scores in every layer of what any layer routed: one call a layer for all."""
+    known: list[Known] = [{} for _ in needs]
+    sharing: dict[int, list[int]] = {}
+    for at, (need, part) in enumerate(zip(needs, parts, strict=True)):
+        ranks = isinstance(need, Prefill) and need.ranks and isinstance(need.reader, ExactReader)
+        if ranks and not all(layer.kv.is_exact for layer in part.routed.values()):
+            sharing.setdefault(id(part.reader), []).append(at)
+    for rows in sharing.values():
+        reader = parts[rows[0]].reader
+        assert isinstance(reader, ExactReader)
+        routed = [parts[at].routed for at in rows]
+        found = [torch.cat([layer.kv.documents[0] for layer in own.values()]).unique() for own in routed]
+        found = [documents[documents >= 0] for documents in found]
+        documents_BM = pad_sequence(found, batch_first=True, padding_value=-1)
+        for layer_idx in routed[0]:
+            queries, mask = side_by_side([own[layer_idx].queries[0] for own in routed])
+            scores_BM = reader.exact_scores(layer_idx, queries, mask, documents_BM).cpu()
+            for at, documents, scores in zip(rows, found, scores_BM, strict=True):
+                known[at][layer_idx] = documents.cpu(), scores[: len(documents)]
+    return known
 
 
 def _exact_scores(

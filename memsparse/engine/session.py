@@ -4,7 +4,7 @@ N documents in memory, V tokens of vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +48,8 @@ Exact = Callable[[int, Tensor], Tensor]
 """(layer, document indices (k,)) to the exact scores (k,) of one request."""
 Whole = Callable[[int], tuple[Tensor, Tensor]]
 """A layer to scores and errors, (1, N) each, of all documents for one request."""
+Known = dict[int, tuple[Tensor, Tensor]]
+"""By layer: document indices (k,) int64 ascending, and their exact scores (k,), on the CPU."""
 SHORTLIST = 64
 """Documents scored exactly where the scores of some are guesses, at least; four times those wanted."""
 
@@ -84,6 +86,8 @@ class Session:
     """Scores documents of this request exactly; needed where what a layer read has `errors`."""
     whole: Whole | None = None
     """Tells scores and errors of all documents; needed where a layer was `sifted`."""
+    known: Known = field(default_factory=dict)
+    """What was scored exactly for all requests of a pass together; `exact` need not be asked for it."""
     prefix: Prefix | None = None
     """Of its prompt, for the next prompt of the request."""
 
@@ -131,7 +135,7 @@ class Session:
 
         Raises: EngineError as `scores`.
         """
-        if all(kv.all_scores is not None and kv.errors is None for kv in self.routing.values()):
+        if all(kv.is_exact for kv in self.routing.values()):
             return self.scores()[documents]
         return _mean([self._exact(layer, documents) for layer in self.routing])
 
@@ -183,6 +187,17 @@ class Session:
         return tuple(rows)
 
     def _exact(self, layer: int, documents: Tensor) -> Tensor:
+        if layer not in self.known:
+            return self._score(layer, documents)
+        among, exact = self.known[layer]
+        places, told = find_ascending(among, documents)
+        scores, others = torch.empty(len(documents)), torch.ones(len(documents), dtype=torch.bool)
+        scores[told], others[told] = exact[places], False
+        if bool(others.any()):
+            scores[others] = self._score(layer, documents[others])
+        return scores
+
+    def _score(self, layer: int, documents: Tensor) -> Tensor:
         kv = self.routing[layer]
         if kv.all_scores is None and self.exact is not None:
             return self.exact(layer, documents).cpu()

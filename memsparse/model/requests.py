@@ -202,13 +202,17 @@ def filled(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+def side_by_side(queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Routing queries of several requests, (T, ...) each, padded to (B, T, ...), and their mask (B, T)."""
+    routing_q = pad_sequence(list(queries), batch_first=True)
+    lengths = torch.tensor([len(own) for own in queries], device=routing_q.device)
+    return routing_q, torch.arange(routing_q.shape[1], device=routing_q.device) < lengths[:, None]
+
+
 def _read(layer_idx: int, reader: MemoryReader, queries: Sequence[Tensor]) -> tuple[MemoryKV, float]:
     """Ask once for several requests, (T, ...) each; returns what was read and the seconds it took."""
     started = perf_counter()
-    routing_q = pad_sequence(list(queries), batch_first=True)
-    lengths = torch.tensor([len(own) for own in queries], device=routing_q.device)
-    mask = torch.arange(routing_q.shape[1], device=routing_q.device) < lengths[:, None]
-    kv = reader.read(layer_idx, routing_q, mask)
+    kv = reader.read(layer_idx, *side_by_side(queries))
     if kv.mask.shape[:2] != (len(queries), 1):
         raise ShapeError(
             f"the reader's mask is {tuple(kv.mask.shape)}; for {len(queries)} requests it must be "

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -210,6 +211,45 @@ def test_many_requests_in_one_pass_are_what_they_are_alone(loaded: LoadedModel) 
     for one, session in zip([*alone, twin], sessions, strict=True):
         equal_sessions(session, one)
     assert runner.run([]) == []
+
+
+class Sifting:
+    """A reader that tells no scores but those of what a layer selects, and scores others when asked."""
+
+    def __init__(self, memory: InBatchMemory) -> None:
+        self.memory = memory
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, layer_idx: int, routing_q: Tensor, query_mask: Tensor) -> MemoryKV:
+        kv = self.memory.read(layer_idx, routing_q, query_mask)
+        return replace(kv, all_scores=None)
+
+    def exact_scores(
+        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+    ) -> Tensor:
+        self.asked.append((layer_idx, len(routing_q)))
+        scores = self.memory.read(layer_idx, routing_q, query_mask).all_scores
+        assert scores is not None
+        return scores.gather(1, documents.clamp_min(0)).masked_fill(documents < 0, float("-inf"))
+
+
+def test_what_is_to_be_ranked_is_scored_for_all_requests_together(loaded: LoadedModel) -> None:
+    runner, memory = ModelRunner(loaded), memory_of(loaded, 12)
+    reader, other = Sifting(memory), Sifting(memory_of(loaded, 5))
+    prompts = [prompt_of(loaded, question) for question in ("where is the cat?", "when?", "who or what?")]
+    needs = [Prefill(prompt=prompt, reader=reader, ranks=True) for prompt in prompts]
+    needs += [Prefill(prompt=prompts[0], reader=each) for each in (reader, other)]
+    sessions = runner.run(needs)
+    assert reader.asked == [(2, 3), (3, 3)]
+    assert other.asked == []
+    for session, prompt in zip(sessions, prompts, strict=False):
+        every = runner.prefill(prompt, memory).means(torch.arange(12))
+        routed = torch.cat([kv.documents[0] for kv in session.routing.values()]).unique()
+        asked = len(reader.asked)
+        torch.testing.assert_close(session.means(routed.flip(0)), every[routed.flip(0)])
+        assert len(reader.asked) == asked
+        torch.testing.assert_close(session.means(torch.arange(12)), every)
+        assert len(reader.asked) == asked + 2
 
 
 def test_a_session_reports_what_was_routed(loaded: LoadedModel) -> None:
