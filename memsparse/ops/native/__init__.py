@@ -21,7 +21,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 9
+VERSION = 10
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -167,10 +167,10 @@ def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
 
     Raises: ShapeError for other keys.
     """
-    best_MB = torch.full((len(keys_MW), vectors.requests), float("-inf"), dtype=torch.float32, device="cpu")
+    best_BM = torch.full((vectors.requests, len(keys_MW)), float("-inf"), dtype=torch.float32, device="cpu")
     product = _Product(keys_MW, vectors)
-    _check(_loaded().memsparse_raise_best_products(*product.factors, best_MB.data_ptr(), *product.threads))
-    return best_MB
+    _check(_loaded().memsparse_raise_best_products(*product.factors, best_BM.data_ptr(), *product.threads))
+    return best_BM.T
 
 
 def scan(
@@ -264,7 +264,7 @@ def raise_bounds(
     """Raise lower and upper bounds of documents to those of their chunks; `ops.scan` explains the arithmetic.
 
     Args:
-        best_MB: float32, contiguous, as `best_products` gives it.
+        best_MB: float32, fastest as `best_products` lays it out.
         doc_of_chunk: (M,) int64, contiguous, at least 0 and below N.
         units_B, of_errors_B, of_norms_B: float32.
         bounds_2NB: float32, contiguous; lower ones first.
@@ -272,12 +272,13 @@ def raise_bounds(
     Raises: ShapeError if a tensor is not what it must be, or a document is out of range.
     """
     chunks, requests = best_MB.shape
-    if not _is_readable(best_MB, torch.float32, (chunks, requests)):
+    best_BM = best_MB.T.contiguous()
+    if not _is_readable(best_BM, torch.float32, (requests, chunks)):
         raise ShapeError(f"best products are {tuple(best_MB.shape)} {best_MB.dtype}; pass float32 on the CPU")
     rows = _Rows(keys, doc_of_chunk, (units_B, of_errors_B, of_norms_B), bounds_2NB, chunks, requests)
     _check(
         _loaded().memsparse_raise_bounds(
-            best_MB.data_ptr(), chunks, requests, *rows.of_chunks, rounded_sum, *rows.of_documents
+            best_BM.data_ptr(), chunks, requests, *rows.of_chunks, rounded_sum, *rows.of_documents
         )
     )
 

@@ -21,7 +21,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 9;
+    return 10;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -68,23 +68,15 @@ __attribute__((target("avx512f"))) static inline __m512 largest_lanes(const __m5
     return _mm512_permutexvar_ps(order, mixed);
 }
 
-/* Raise best[row * requests] of the first `used` of `rows` rows to the largest lane of each. */
+/* Raise best[row] of the first `used` of `rows` rows to the largest lane of each. */
 __attribute__((target("avx512f"))) static inline void raise_rows(
-    __m512 of[LANES], const int rows, int used, float *best, int64_t requests)
+    __m512 of[LANES], const int rows, int used, float *best)
 {
     for (int i = rows; i < LANES; i++)
         of[i] = of[0];
-    const __m512 largest = largest_lanes(of);
-    if (requests == 1) {
-        const __mmask16 there = (__mmask16)((1u << used) - 1);
-        const __m512 before = _mm512_maskz_loadu_ps(there, best);
-        _mm512_mask_storeu_ps(best, there, _mm512_max_ps(largest, before));
-        return;
-    }
-    float lanes[LANES];
-    _mm512_storeu_ps(lanes, largest);
-    for (int row = 0; row < used; row++)
-        best[row * requests] = larger(lanes[row], best[row * requests]);
+    const __mmask16 there = (__mmask16)((1u << used) - 1);
+    const __m512 before = _mm512_maskz_loadu_ps(there, best);
+    _mm512_mask_storeu_ps(best, there, _mm512_max_ps(largest_lanes(of), before));
 }
 
 /* -128 times the sum of each token of a vector. */
@@ -166,13 +158,13 @@ struct work {
     const char *keys, *lanes;
     int64_t rows, row_bytes, vectors, requests, part, next;
     const int32_t *request;
-    float *best;             /* (rows, requests), to be raised; NULL: only bounds are asked for */
+    float *best;             /* (requests, rows), to be raised; NULL: only bounds are asked for */
     const struct bounds *to; /* NULL: only best products are asked for */
 };
 
 /* Rows of integers as float32, multiplied while they are in the nearest cache. */
 static void raise_widened(
-    const struct work *work, const char *keys, int64_t rows, float *best, float *wide, char *spare)
+    const struct work *work, const char *keys, int64_t rows, int64_t span, float *best, float *wide, char *spare)
 {
     const int64_t width = work->row_bytes;
     for (int64_t begin = 0; begin < rows; begin += ROWS) {
@@ -180,27 +172,29 @@ static void raise_widened(
         const int8_t *from = (const int8_t *)keys + begin * width;
         for (int64_t i = 0; i < used * width; i++)
             wide[i] = from[i];
-        raise_float32((const char *)wide, used, 4 * width, work->lanes, work->vectors, work->request, work->requests,
-                      best + begin * work->requests, spare);
+        raise_float32((const char *)wide, used, 4 * width, work->lanes, work->vectors, work->request, span,
+                      best + begin, spare);
     }
 }
 
-static void raise_rows_of(const struct work *work, int64_t begin, int64_t end, float *best, char *spare)
+/* Raise best, (requests, span), of rows from `begin` to `end`, the first of which it begins with. */
+static void raise_rows_of(
+    const struct work *work, int64_t begin, int64_t end, int64_t span, float *best, char *spare)
 {
-    const int64_t stride = work->row_bytes, vectors = work->vectors, requests = work->requests, rows = end - begin;
+    const int64_t stride = work->row_bytes, vectors = work->vectors, rows = end - begin;
     const char *keys = work->keys + begin * stride, *lanes = work->lanes;
     if (work->kind == INT8_BY_FLOAT32)
-        raise_widened(work, keys, rows, best, (float *)(spare + 4 * ROWS * stride), spare);
+        raise_widened(work, keys, rows, span, best, (float *)(spare + 4 * ROWS * stride), spare);
     else if (work->kind == INT8)
-        raise_int8(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+        raise_int8(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
     else if (work->kind == BFLOAT16)
-        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 #ifdef TILED
     else if (is_tiled(work->kind))
-        raise_by_tiles(work->kind, keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+        raise_by_tiles(work->kind, keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 #endif
     else
-        raise_float32(keys, rows, stride, lanes, vectors, work->request, requests, best, spare);
+        raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 }
 
 /* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. */
@@ -208,10 +202,10 @@ static void bound_rows(const struct work *work, int64_t begin, int64_t end, floa
 {
     for (int64_t at = begin; at < end; at += HELD) {
         const int64_t to = end - at < HELD ? end : at + HELD;
-        for (int64_t i = 0; i < (to - at) * work->requests; i++)
+        for (int64_t i = 0; i < HELD * work->requests; i++)
             own[i] = -INFINITY;
-        raise_rows_of(work, at, to, own, spare);
-        raise_bounds(work->to, own, at, to);
+        raise_rows_of(work, at, to, HELD, own, spare);
+        raise_bounds(work->to, own, HELD, at, to);
     }
 }
 
@@ -230,7 +224,7 @@ static void take_parts(void *given)
             break;
         const int64_t end = work->rows - begin < work->part ? work->rows : begin + work->part;
         if (work->to == NULL)
-            raise_rows_of(work, begin, end, work->best + begin * work->requests, spare);
+            raise_rows_of(work, begin, end, work->rows, work->best + begin, spare);
         else
             bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
     }
@@ -242,7 +236,7 @@ static void take_parts(void *given)
     free(spare);
 }
 
-/* Raise best, (rows, requests) of float, to the best products of keys, (rows, row_bytes), with the vectors.
+/* Raise best, (requests, rows) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
    row_bytes is a multiple of 4, by tiles of 64, and for integers by float32 any number; lanes is (vectors, bytes of a token / 4,
    16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if

@@ -41,10 +41,10 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
     }
 }
 
-/* Raise best[row][request] of ROWS rows, of which `used` are there, to what two vectors give. */
+/* Raise best[request * span + row] of ROWS rows, of which `used` are there, to what two vectors give. */
 TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
     const char *rows, int64_t stride, int used, const char *first, const char *second, const int count,
-    const SUMS start[2], const int32_t *request, int64_t requests, float *best)
+    const SUMS start[2], const int32_t *request, int64_t span, float *best)
 {
     SUMS sums[ROWS][2];
     __m512 floats[LANES];
@@ -53,7 +53,7 @@ TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
             floats[row] = _mm512_max_ps(FLOATS(sums[row][0]), FLOATS(sums[row][1]));
-        raise_rows(floats, ROWS, used, best + request[0], requests);
+        raise_rows(floats, ROWS, used, best + request[0] * span);
         return;
     }
 #pragma GCC unroll 2
@@ -61,14 +61,14 @@ TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
             floats[row] = FLOATS(sums[row][vector]);
-        raise_rows(floats, ROWS, used, best + request[vector], requests);
+        raise_rows(floats, ROWS, used, best + request[vector] * span);
     }
 }
 
 /* All rows with all vectors. `spare` has room for ROWS rows: the last ones are multiplied there, in company. */
 TARGET static void KIND(raise)(
     const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t requests, float *best, char *spare)
+    const int32_t *request, int64_t span, float *best, char *spare)
 {
     const int64_t step = stride * LANES; /* bytes of a vector */
     const int64_t part = (NEAR / stride / ROWS + 1) * ROWS;
@@ -84,11 +84,9 @@ TARGET static void KIND(raise)(
                 if (used < ROWS)
                     block = memcpy(spare, block, used * stride);
                 if (second != first)
-                    KIND(raise_block)(block, stride, used, first, second, 2, start, request + vector, requests,
-                                      best + row * requests);
+                    KIND(raise_block)(block, stride, used, first, second, 2, start, request + vector, span, best + row);
                 else
-                    KIND(raise_block)(block, stride, used, first, first, 1, start, request + vector, requests,
-                                      best + row * requests);
+                    KIND(raise_block)(block, stride, used, first, first, 1, start, request + vector, span, best + row);
             }
         }
     }

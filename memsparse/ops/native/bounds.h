@@ -39,8 +39,9 @@ INSTRUCTIONS static inline float larger(float left, float right)
     return left > right ? left : right;
 }
 
-/* Raise bounds to the intervals of `count` chunks, at most BLOCK; best, (count, requests), is in units. */
-INSTRUCTIONS static inline void raise_block(const struct bounds *to, const float *best, int64_t begin, int64_t count)
+/* Raise bounds to the intervals of `count` chunks, at most BLOCK; best, (requests, span), is in units. */
+INSTRUCTIONS static inline void raise_block(
+    const struct bounds *to, const float *best, int64_t span, int64_t begin, int64_t count)
 {
     float low[BLOCK], high[BLOCK];
     const int64_t requests = to->requests, *document = to->document + begin;
@@ -50,7 +51,7 @@ INSTRUCTIONS static inline void raise_block(const struct bounds *to, const float
         for (int64_t i = 0; i < count; i++) {
             const int64_t chunk = begin + i;
             const float scale = to->scales == NULL ? 1 : to->scales[chunk];
-            const float middle = best[i * requests + request] * scale * unit;
+            const float middle = best[request * span + i] * scale * unit;
             const float own_norm = larger(UNDERFLOW_NORM, to->norms[chunk]);
             float half = to->errors[chunk] * error + SMALLEST;
             half += own_norm * norm;
@@ -71,10 +72,11 @@ INSTRUCTIONS static inline void raise_block(const struct bounds *to, const float
 }
 
 /* Raise bounds to the intervals of chunks from `begin` to `end`, the first of which `best` begins with. */
-static inline void raise_bounds(const struct bounds *to, const float *best, int64_t begin, int64_t end)
+static inline void raise_bounds(
+    const struct bounds *to, const float *best, int64_t span, int64_t begin, int64_t end)
 {
     for (int64_t at = begin; at < end; at += BLOCK)
-        raise_block(to, best + (at - begin) * to->requests, at, end - at < BLOCK ? end - at : BLOCK);
+        raise_block(to, best + at - begin, span, at, end - at < BLOCK ? end - at : BLOCK);
 }
 
 /* The first chunk from `at` on that does not go on with the document before it. */

@@ -4,7 +4,7 @@
 #include "agreed.h"
 #include "bounds.h"
 
-/* Raise lower and upper to the intervals of chunks; best is (chunks, requests), in units, the rest as in
+/* Raise lower and upper to the intervals of chunks; best is (requests, chunks), in units, the rest as in
    `struct bounds`. Returns 0, or the problem of a document that is out of range, before anything is
    raised. */
 int memsparse_raise_bounds(
@@ -16,6 +16,6 @@ int memsparse_raise_bounds(
                               documents, rounded_sum, lower, upper};
     if (order_of(&to) == OUTSIDE)
         return DOCUMENT_OUTSIDE;
-    raise_bounds(&to, best, 0, chunks);
+    raise_bounds(&to, best, chunks, 0, chunks);
     return 0;
 }

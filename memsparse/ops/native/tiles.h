@@ -101,10 +101,10 @@ TILED static inline __attribute__((always_inline)) __m512 sums_as_floats(const i
     return kind == INT8 ? _mm512_cvtepi32_ps(_mm512_loadu_si512(sums)) : _mm512_loadu_ps(sums);
 }
 
-/* Raise best[row][request] of the first `used` of TOGETHER rows to what two vectors give. */
+/* Raise best[request * span + row] of the first `used` of TOGETHER rows to what two vectors give. */
 TILED static inline __attribute__((always_inline)) void raise_tiles(
     const int kind, const char *rows, int64_t stride, int64_t used, const char *first, const char *second,
-    const int count, const int is_new, const int32_t *request, int64_t requests, float *best)
+    const int count, const int is_new, const int32_t *request, int64_t span, float *best)
 {
     int32_t sums[2][TOGETHER][LANES] __attribute__((aligned(64)));
     __m512 floats[LANES];
@@ -119,14 +119,14 @@ TILED static inline __attribute__((always_inline)) void raise_tiles(
                 if (is_shared)
                     floats[row] = _mm512_max_ps(floats[row], sums_as_floats(kind, sums[1][begin + row]));
             }
-            raise_rows(floats, TILE_ROWS, here, best + begin * requests + request[vector], requests);
+            raise_rows(floats, TILE_ROWS, here, best + request[vector] * span + begin);
         }
     }
 }
 
 TILED static inline __attribute__((always_inline)) void raise_all(
     const int kind, const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t requests, float *best, char *spare)
+    const int32_t *request, int64_t span, float *best, char *spare)
 {
     const int64_t step = stride * LANES; /* bytes of a vector */
     const int64_t part = (NEAR / stride / TOGETHER + 1) * TOGETHER;
@@ -140,11 +140,11 @@ TILED static inline __attribute__((always_inline)) void raise_all(
                 if (used < TOGETHER)
                     block = memcpy(spare, block, used * stride);
                 if (vector + 1 < vectors)
-                    raise_tiles(kind, block, stride, used, first, first + step, 2, vector == 0, request + vector,
-                                requests, best + row * requests);
+                    raise_tiles(kind, block, stride, used, first, first + step, 2, vector == 0, request + vector, span,
+                                best + row);
                 else
-                    raise_tiles(kind, block, stride, used, first, first, 1, vector == 0, request + vector,
-                                requests, best + row * requests);
+                    raise_tiles(kind, block, stride, used, first, first, 1, vector == 0, request + vector, span,
+                                best + row);
             }
         }
     }
@@ -153,10 +153,10 @@ TILED static inline __attribute__((always_inline)) void raise_all(
 /* All rows with all vectors, as block.h does it; `stride` is a multiple of LINE, `spare` has room for TOGETHER rows. */
 TILED static void raise_by_tiles(
     enum kind kind, const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t requests, float *best, char *spare)
+    const int32_t *request, int64_t span, float *best, char *spare)
 {
     if (kind == INT8_BY_TILES)
-        raise_all(INT8, keys, rows, stride, lanes, vectors, request, requests, best, spare);
+        raise_all(INT8, keys, rows, stride, lanes, vectors, request, span, best, spare);
     else
-        raise_all(BFLOAT16, keys, rows, stride, lanes, vectors, request, requests, best, spare);
+        raise_all(BFLOAT16, keys, rows, stride, lanes, vectors, request, span, best, spare);
 }
