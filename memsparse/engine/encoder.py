@@ -82,7 +82,7 @@ class Encoder:
     def heading(self, title: str) -> str:
         """The title as the model sees it: at most half of what a passage may take."""
         room = self.max_document_tokens // 2
-        if title.isascii() and len(title) < room:  # no tokenizer makes more than a token of an ASCII character
+        if title.isascii() and len(title) < room:  # of an ASCII character comes a token at most
             return title.rstrip()
         spans = split_document(title, self._prompts.count_tokens, room)
         return title[slice(*spans[0])].rstrip() if spans else ""
