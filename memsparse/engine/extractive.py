@@ -1,9 +1,18 @@
 """Answers that are spans of what was read: where a span stands in a text, whatever its case and spacing."""
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
+
+_DIGITS = re.compile(r"\d+")
+_GROUPED: dict[str, Callable[[int, int], bool]] = {
+    ".": lambda before, after: max(before, after) <= 3,
+    ",": lambda before, after: before <= 3 == after,
+    ":": lambda before, after: before <= 2 == after,
+}
+"""Whether a sign joins so many digits before it to so many after it."""
 
 
 class SqueezedText:
@@ -90,13 +99,15 @@ def _behind_marks(text: str, at: int) -> int:
 def _inside(text: str) -> list[bool]:
     """For every offset, the end included: is it inside a word of a script with letter case, or a number.
 
-    A point, comma or colon between two digits is part of their number: 5.0, 3,600, 16:50, 10.0.0.7.
+    A point, comma or colon between digits is part of their number where they are grouped as in 5.0, 3,600,
+    16:50 and 10.0.0.7: a footnote's mark behind a year, a date's year, a list and a score stand by themselves.
     """
     kinds = [
         "cased" if character.isupper() or character.islower() else "digit" if character.isdigit() else ""
         for character in text
     ]
-    for at in range(1, len(text) - 1):
-        if text[at] in ".,:" and kinds[at - 1] == kinds[at + 1] == "digit":
-            kinds[at] = "digit"
+    for left, right in pairwise(_DIGITS.finditer(text)):
+        between = text[left.end() : right.start()]
+        if between in _GROUPED and _GROUPED[between](len(left[0]), len(right[0])):
+            kinds[left.end()] = "digit"
     return [False, *(left == right != "" for left, right in pairwise(kinds)), False]

@@ -148,7 +148,8 @@ class Request:
                 f"what is to be read has {len(prompt.ids)} tokens, this model takes {longest}; give it less"
             )
         self._prompt_tokens += len(prompt.ids)
-        session = yield Prefill(prompt=prompt, reader=self._reader, after=after, ranks=self._by_router)
+        ranks = self._by_router and self._machine.state is State.ROUTE
+        session = yield Prefill(prompt=prompt, reader=self._reader, after=after, ranks=ranks)
         self._route_seconds += session.route_seconds
         self._routings.append(session.routed(self._reader.numbers))
         if self._machine.state is State.ANSWER:  # it was the last round that may read

@@ -191,7 +191,7 @@ class Session:
             return self._score(layer, documents)
         among, exact = self.known[layer]
         places, told = find_ascending(among, documents)
-        scores, others = torch.empty(len(documents)), torch.ones(len(documents), dtype=torch.bool)
+        scores, others = exact.new_empty(len(documents)), torch.ones_like(documents, dtype=torch.bool)
         scores[told], others[told] = exact[places], False
         if bool(others.any()):
             scores[others] = self._score(layer, documents[others])
@@ -271,7 +271,7 @@ def best_of_sifted(
     upper, beyond = upper / len(layers), beyond / len(layers)
     upper.nan_to_num_(nan=float("-inf"))  # without a score in some layer there is no mean
     upper += 2.0**-22 * upper.abs().nan_to_num(posinf=0.0)  # float32 rounding of exact means
-    scores = torch.full((len(documents),), float("-inf"))
+    scores = torch.full((len(documents),), float("-inf"), dtype=torch.float32)
     bar, wanted = float("-inf"), min(int((upper > float("-inf")).sum()), max(SHORTLIST // 4, 2 * limit))
     while wanted:
         best, these = upper.topk(wanted)

@@ -48,7 +48,9 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
 _LARGEST = 127
 """Of int8."""
 _TRIAL = (192, 1024, 32)
-"""Chunks, width and tokens of a trial."""
+"""Chunks, least width and tokens of a trial."""
+_ROW = 64
+"""Columns that make whole rows of tiles, of any number."""
 _ROUNDS = 12
 _PRODUCTS = 2**20
 """Inner products torch computes at a time, about."""
@@ -244,20 +246,24 @@ def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
 def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmetic, bool]:
     """The arithmetic, and whether the kernel is to multiply: only what was found sound is ever used."""
     taken = tuple(name for name in choices if _kernel_takes(name, width))
-    return _fastest(choices, taken, torch.get_num_threads())
+    return _fastest(choices, taken, width % _ROW, torch.get_num_threads())
 
 
 @cache
 def _fastest(
-    choices: tuple[Arithmetic, ...], taken: tuple[Arithmetic, ...], threads: int
+    choices: tuple[Arithmetic, ...], taken: tuple[Arithmetic, ...], left: int, threads: int
 ) -> tuple[Arithmetic, bool]:
-    """Try each, by our kernel if it takes it and is sound, else by torch; `threads` is part of what is
-    remembered, because it decides too.
+    """Try each, by our kernel if it takes it and is sound, else by torch.
+
+    Args:
+        left: columns over whole rows of tiles, which decide which kernel multiplies.
+        threads: part of what is remembered, because they decide too.
 
     The kernel and torch's product are not timed against each other: what is small enough to try fits the
     caches and one thread, and there torch wins what it loses on keys that stream.
     """
     chunks, width, tokens = _TRIAL
+    width += left
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (chunks, width), generator=generator, dtype=torch.int8)
     codes[0] = 127

@@ -53,6 +53,8 @@ class ScriptedRunner:
     """How probable the script's tokens are."""
     seen: list[Prompt] = field(default_factory=list)
     ran: list[list[int]] = field(default_factory=list)
+    ranked: list[bool] = field(default_factory=list)
+    """Of each call, whether its documents were to be ranked."""
 
     def prefill(self, prompt: Prompt, reader: Any) -> Session:
         call = len(self.seen)
@@ -144,6 +146,7 @@ def finish(steps: Steps, runner: Any) -> Answer:
     need = next(steps)
     while True:
         if isinstance(need, Prefill):
+            runner.ranked.append(need.ranks)
             session = runner.prefill(need.prompt, need.reader)
         else:
             session = need.session

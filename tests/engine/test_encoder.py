@@ -8,6 +8,7 @@ from memsparse.engine.encoder import WIDTH_MULTIPLE, Encoder, batches, document_
 from memsparse.engine.loading import LoadedModel, fingerprint
 from memsparse.errors import DocumentError, InputError
 from memsparse.model.memory import ChunkCollector
+from memsparse.text import split_document
 from memsparse.types import Document, Passage
 from tests.engine.builders import SENTENCES, documents, tiny_model
 
@@ -101,6 +102,14 @@ def test_a_title_longer_than_the_limit_takes_half_of_it(loaded: LoadedModel) -> 
     assert max(lengths) <= 40
     assert all(LONG.startswith(encoder.heading(LONG)) and part.title == LONG for part in parts)
     assert encoder.heading("") == ""
+
+
+@pytest.mark.parametrize("size", [19, 20, 21, 60])
+@pytest.mark.parametrize("start", ["", "<|im_end|>", " two", "\u00e9t\u00e9 "])
+def test_a_heading_is_what_a_count_of_its_tokens_leaves(loaded: LoadedModel, start: str, size: int) -> None:
+    title = (start + "The harbour of Longcombe before the long winter of the great frost")[:size]
+    [first, *_] = split_document(title, loaded.prompts.count_tokens, 20)
+    assert Encoder(loaded, max_document_tokens=40).heading(title) == title[slice(*first)].rstrip()
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t "])

@@ -19,6 +19,11 @@ from memsparse.engine.extractive import SqueezedText, begins, find_span, same_te
         ("5", "5.0, 15 and 5.", "5"),
         ("1914", "from 1914-1918", "1914"),
         ("16", "at 16: 50 were there", "16"),
+        ("1954", "born 12.05.1954 in town", "1954"),
+        ("1954", "in 1954.2 She left", "1954"),
+        ("2", "options 1,2,3", "2"),
+        ("3", "won 3:1", "3"),
+        ("3,600", "counts 3,600, no more", "3,600"),
     ],
 )
 def test_spans_keep_the_spelling_of_the_text(answer: str, text: str, found: str) -> None:

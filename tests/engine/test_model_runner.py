@@ -234,22 +234,42 @@ class Sifting:
 
 
 def test_what_is_to_be_ranked_is_scored_for_all_requests_together(loaded: LoadedModel) -> None:
-    runner, memory = ModelRunner(loaded), memory_of(loaded, 12)
-    reader, other = Sifting(memory), Sifting(memory_of(loaded, 5))
+    """Two readers, of which one has fewer documents than are routed, and company that ranks nothing."""
+    runner, memory, small = ModelRunner(loaded), memory_of(loaded, 12), memory_of(loaded, 2)
+    reader, other = Sifting(memory), Sifting(small)
+    running = runner.prefill(prompt_of(loaded), memory)
     prompts = [prompt_of(loaded, question) for question in ("where is the cat?", "when?", "who or what?")]
     needs = [Prefill(prompt=prompt, reader=reader, ranks=True) for prompt in prompts]
-    needs += [Prefill(prompt=prompts[0], reader=each) for each in (reader, other)]
-    sessions = runner.run(needs)
+    needs += [Prefill(prompt=prompts[0], reader=other, ranks=True), Prefill(prompt=prompts[0], reader=reader)]
+    sessions = runner.run([*needs, Extend(session=running, ids=[7])])
     assert reader.asked == [(2, 3), (3, 3)]
-    assert other.asked == []
-    for session, prompt in zip(sessions, prompts, strict=False):
-        every = runner.prefill(prompt, memory).means(torch.arange(12))
+    assert other.asked == [(2, 1), (3, 1)]
+    assert not sessions[4].known
+    for session, need, of in zip(sessions, needs[:4], [memory] * 3 + [small], strict=False):
+        every = runner.prefill(need.prompt, of).means(torch.arange(of.num_documents))
         routed = torch.cat([kv.documents[0] for kv in session.routing.values()]).unique()
+        routed = routed[routed >= 0].flip(0)
         asked = len(reader.asked)
-        torch.testing.assert_close(session.means(routed.flip(0)), every[routed.flip(0)])
+        torch.testing.assert_close(session.means(routed), every[routed])
         assert len(reader.asked) == asked
-        torch.testing.assert_close(session.means(torch.arange(12)), every)
-        assert len(reader.asked) == asked + 2
+        torch.testing.assert_close(session.means(torch.arange(len(every))), every)
+        assert len(reader.asked) == asked + (2 if len(routed) < len(every) else 0)
+
+
+def test_scores_that_fail_change_no_session(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, reader = ModelRunner(loaded), Sifting(memory_of(loaded, 6))
+    sound, twin = (runner.prefill(prompt_of(loaded), reader) for _ in range(2))
+    monkeypatch.setattr(reader, "exact_scores", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.run(
+            [
+                Extend(session=sound, ids=[30, 31]),
+                Prefill(prompt=prompt_of(loaded), reader=reader, ranks=True),
+            ]
+        )
+    for session in (sound, twin):
+        runner.append(session, [7, 8])
+    equal_sessions(sound, twin)
 
 
 def test_a_session_reports_what_was_routed(loaded: LoadedModel) -> None:

@@ -90,6 +90,7 @@ def test_rounds_are_capped(loaded: LoadedModel, mode: Any) -> None:
     answer, _, runner = run(loaded, scripts, [FIRST], max_rounds=2, id_decoding=mode)
     assert rounds(answer) == [(5,), (21,), ()]
     assert len(runner.seen) == 3
+    assert runner.ranked == [mode == "router"] * 2 + [False]
     assert answer.text == "cat"
 
 

@@ -41,6 +41,15 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> to
     return kind
 
 
+@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
+def _integers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 by each kernel there is for it."""
+    if not native.can_multiply(torch.int8, 1024) or (request.param and not native.has_tiles(torch.int8)):
+        pytest.skip("no such kernel here")
+    if not request.param:
+        monkeypatch.setattr(native, "_TILED", {})
+
+
 @pytest.fixture
 def _library() -> None:
     if not native.is_built():
@@ -157,9 +166,8 @@ def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, count
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5 * width**0.5)
 
 
+@pytest.mark.usefixtures("_integers")
 def test_the_largest_sums_do_not_overflow() -> None:
-    if not native.can_multiply(torch.int8, native.WIDEST):
-        pytest.skip("no kernel here")
     for key, token in ((127, 127), (-127, 127), (-128, -128), (127, -128)):
         keys = torch.full((1, native.WIDEST), key, dtype=torch.int8)
         tokens = torch.full((1, native.WIDEST), token, dtype=torch.int8)
@@ -167,9 +175,8 @@ def test_the_largest_sums_do_not_overflow() -> None:
         assert float(found) == float(torch.tensor(key * token * native.WIDEST, dtype=torch.float32))
 
 
+@pytest.mark.usefixtures("_integers")
 def test_integers_that_float32_holds_are_exact() -> None:
-    if not native.can_multiply(torch.int8, 1024):
-        pytest.skip("no kernel here")
     keys = torch.randint(126, 128, (50, 1024), dtype=torch.int8)
     tokens = torch.randint(126, 128, (16, 1024), dtype=torch.int8)  # sums just below 2**24
     found = native.best_products(keys, lay_out(tokens, [1] * 16))
@@ -212,17 +219,22 @@ def test_integers_meet_tokens_that_are_not_rounded(rows: int, width: int) -> Non
 
 
 @pytest.mark.parametrize("counts", [[1], [40], [2, 17, 1]])
+@pytest.mark.parametrize("width", [8, 64])
 @pytest.mark.parametrize("longest", [1, 5, 3000])
 @pytest.mark.parametrize("kinds", [(d, d) for d in DTYPES] + [(torch.int8, torch.float32)], ids=str)
 @pytest.mark.usefixtures("_two_threads")
 def test_one_pass_is_the_two_in_one(
-    kinds: tuple[torch.dtype, torch.dtype], longest: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
+    kinds: tuple[torch.dtype, torch.dtype],
+    longest: int,
+    width: int,
+    counts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Documents are shared among threads, some of them longer than what a thread takes or holds."""
-    if not all(native.can_multiply(kind, 8) for kind in kinds):
+    if not all(native.can_multiply(kind, width) for kind in kinds):
         pytest.skip("no kernel here")
     monkeypatch.setattr(native, "_SHARE", 1)
-    keys, tokens = numbers(30_000, 8, kinds[0]), numbers(sum(counts), 8, kinds[1])
+    keys, tokens = numbers(30_000, width, kinds[0]), numbers(sum(counts), width, kinds[1])
     lengths = torch.randint(1, longest + 1, (30_000,))
     owners = torch.repeat_interleave(torch.arange(30_000), lengths)[:30_000].contiguous()
     stored = quantize_keys(torch.randn(30_000, 8), "int8")
@@ -369,7 +381,11 @@ def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -
         pytest.skip("no C compiler here")
     sources = sorted(map(str, native.LIBRARY.parent.glob("*.c")))
     flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    for name, more in (("own.so", []), ("other.so", ["-DMEMSPARSE_PORTABLE"])):
+    for name, more in (
+        ("own.so", []),
+        ("older.so", ["-DMEMSPARSE_NO_TILES"]),
+        ("other.so", ["-DMEMSPARSE_PORTABLE"]),
+    ):
         command = [compiler, *flags, *more, "-o", str(tmp_path / name), *sources]
         subprocess.run(command, check=True, timeout=300)
     other = ctypes.CDLL(str(tmp_path / "other.so"))

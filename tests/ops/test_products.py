@@ -172,6 +172,19 @@ def test_a_kernel_that_is_wrong_is_passed_over(monkeypatch: pytest.MonkeyPatch) 
     assert not products.kernel_multiplies("bf16", 1024)
 
 
+def test_widths_of_another_kernel_have_a_trial_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.can_multiply(torch.int8, 1024):
+        pytest.skip("no kernel here")
+    multiply = native.best_products
+
+    def wrong_between_tiles(keys: Tensor, vectors: native.Vectors) -> Tensor:
+        return multiply(keys, vectors) * (1.0 if keys.shape[1] % 64 == 0 else 1.01)
+
+    monkeypatch.setattr(native, "best_products", wrong_between_tiles)
+    assert products.kernel_multiplies("int8", 128)
+    assert not products.kernel_multiplies("int8", 100)
+
+
 def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch's integers saturate, keys that only torch can multiply are not multiplied as integers."""
     if not native.can_multiply(torch.int8, 1024):

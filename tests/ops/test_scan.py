@@ -88,6 +88,7 @@ SIZES = [0.0, 1e-44, 1e-38, 1e-20, 1e-3, 1.0, 1e4, 1e19, 1e30]
     key_size=st.sampled_from(SIZES),
     query_size=st.sampled_from(SIZES),
     mixed=st.booleans(),
+    width=st.sampled_from([16, 64]),
     chunks=st.integers(1, 40),
     documents=st.integers(1, 12),
     finer=st.booleans(),
@@ -99,12 +100,13 @@ def test_bounds_hold_for_vectors_of_any_size(
     key_size: float,
     query_size: float,
     mixed: bool,
+    width: int,
     chunks: int,
     documents: int,
     finer: bool,
     tile: int,
 ) -> None:
-    q, k, owners, mask = case(chunks, 16, documents, seed=seed)
+    q, k, owners, mask = case(chunks, width, documents, seed=seed)
     if mixed:
         sizes = torch.tensor(SIZES)
         k = k * sizes[torch.arange(chunks) % len(sizes)][:, None]

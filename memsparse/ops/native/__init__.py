@@ -31,7 +31,7 @@ _KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 _WIDENED = 3
 """int8 keys, float32 tokens."""
 _TILED = {torch.int8: 4, torch.bfloat16: 5}
-"""The same sums by tiles (AMX), where the processor has them and rows are whole ones."""
+"""The same by tiles (AMX), where the processor has them and rows are whole ones."""
 _TILE_BYTES = 64
 """Of a row."""
 _STEP = 4
@@ -44,7 +44,7 @@ _SHARE = 2**24
 _NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
 """Problems that C reports."""
 _ROWS = 96
-"""Threads take a multiple of so many keys: of those that either kernel multiplies together."""
+"""Threads take a multiple of so many keys: of the 12 and the 32 that the kernels multiply together."""
 _PARTS = 16
 """That the work of a thread is cut into, about, so that none waits long for another."""
 
@@ -158,8 +158,8 @@ def round_tokens(
 def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
     """The best inner product of each key with each request's tokens: (M, B) float32.
 
-    Sums are of int32, exact, or of float32 in the order of columns; threads are as many as torch's. What is
-    not a number may be passed over.
+    Sums are of int32, exact, or of float32, in an order that the kernel chooses; threads are as many as
+    torch's. What is not a number may be passed over.
 
     Args:
         keys_MW: on the CPU, of the vectors' dtype, or int8 with vectors of float32; of a width `can_multiply`
@@ -264,7 +264,7 @@ def raise_bounds(
     """Raise lower and upper bounds of documents to those of their chunks; `ops.scan` explains the arithmetic.
 
     Args:
-        best_MB: float32, fastest as `best_products` lays it out.
+        best_MB: float32, on the CPU; copied unless its transpose is contiguous.
         doc_of_chunk: (M,) int64, contiguous, at least 0 and below N.
         units_B, of_errors_B, of_norms_B: float32.
         bounds_2NB: float32, contiguous; lower ones first.

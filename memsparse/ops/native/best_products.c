@@ -10,7 +10,8 @@
    overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
-   any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. */
+   any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. Compilers that do
+   not know tiles want MEMSPARSE_NO_TILES. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -122,12 +123,15 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_
 #define TARGET __attribute__((target("avx512f")))
 #define ADD(sums, token, key) _mm512_fmadd_ps(_mm512_castsi512_ps(token), _mm512_castsi512_ps(key), sums)
 #include "block.h"
+#undef ADD
 
-#if __clang_major__ >= 12 || (__GNUC__ >= 11 && !defined(__clang__))
+#if defined(__linux__) && !defined(MEMSPARSE_NO_TILES)
 #include "tiles.h"
 #else
 #define TOGETHER ROWS
 #endif
+
+_Static_assert(HELD % ROWS == 0 && HELD % TOGETHER == 0, "either kernel multiplies whole blocks of what is held");
 
 int memsparse_can_multiply(int kind)
 {
@@ -202,8 +206,9 @@ static void bound_rows(const struct work *work, int64_t begin, int64_t end, floa
 {
     for (int64_t at = begin; at < end; at += HELD) {
         const int64_t to = end - at < HELD ? end : at + HELD;
-        for (int64_t i = 0; i < HELD * work->requests; i++)
-            own[i] = -INFINITY;
+        for (int64_t request = 0; request < work->requests; request++)
+            for (int64_t i = 0; i < to - at; i++)
+                own[request * HELD + i] = -INFINITY;
         raise_rows_of(work, at, to, HELD, own, spare);
         raise_bounds(work->to, own, HELD, at, to);
     }
@@ -238,8 +243,8 @@ static void take_parts(void *given)
 
 /* Raise best, (requests, rows) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
-   row_bytes is a multiple of 4, by tiles of 64, and for integers by float32 any number; lanes is (vectors, bytes of a token / 4,
-   16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if
+   row_bytes is a multiple of 4, by tiles of 64, and for integers by float32 any number; lanes is (vectors, bytes of
+   a token / 4, 16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if
    there is a way to have them work at once. Returns 0, or which problem there is. */
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define TILE_ROWS 16
+#define TILE_BYTES 64 /* of a row */
 #define TOGETHER (2 * TILE_ROWS)
 #define TILED __attribute__((target("avx512f,amx-tile,amx-int8,amx-bf16")))
 
@@ -20,13 +21,17 @@ enum { AMX_BF16 = 22, AMX_TILE = 24, AMX_INT8 = 25 }; /* bits of EDX in leaf 7 o
 static int has_tiles(int feature)
 {
     const long request_permission = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
-    static int is_permitted = -1;
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> AMX_TILE & 1) || !(d >> feature & 1))
-        return 0;
-    if (is_permitted < 0)
-        is_permitted = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-    return is_permitted;
+    enum { UNKNOWN = 1 }; /* no feature that is told of here */
+    static unsigned remembered = UNKNOWN;
+    unsigned features = __atomic_load_n(&remembered, __ATOMIC_RELAXED), a, b, c;
+    if (features == UNKNOWN) { /* to ask takes microseconds on a virtual machine */
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &features) || !(features >> AMX_TILE & 1) ||
+            syscall(SYS_arch_prctl, request_permission, tile_data) != 0)
+            features = 0;
+        features &= ~(unsigned)UNKNOWN;
+        __atomic_store_n(&remembered, features, __ATOMIC_RELAXED);
+    }
+    return features >> feature & 1;
 }
 
 static inline int is_tiled(enum kind kind)
@@ -43,7 +48,7 @@ TILED static void begin_tiles(void)
         uint8_t rows[16];
     } shape = {.palette = 1};
     for (int tile = 0; tile < 8; tile++)
-        shape.row_bytes[tile] = LINE, shape.rows[tile] = TILE_ROWS;
+        shape.row_bytes[tile] = TILE_BYTES, shape.rows[tile] = TILE_ROWS;
     WRITTEN;
     _tile_loadconfig(&shape);
 }
@@ -53,44 +58,46 @@ TILED static void end_tiles(void)
     _tile_release();
 }
 
-/* Sums of TOGETHER rows with `count` (1 or 2) vectors: (vectors, rows, lanes), of int32 or float. `is_new`: rows that
-   come next are not in a cache yet. */
+/* Sums of TOGETHER rows with `count` (1 or 2) vectors: (vectors, rows, lanes), of int32 or float. `fetches`: bring
+   the rows that come next into a cache. */
 TILED static inline __attribute__((always_inline)) void multiply_tiles(
     const int kind, const char *rows, int64_t stride, const char *first, const char *second, const int count,
-    const int is_new, int32_t sums[2][TOGETHER][LANES])
+    const int fetches, int32_t sums[2][TOGETHER][LANES])
 {
-#define ADD_TILES(sums, keys, tokens) \
-    if (kind == INT8) \
-        _tile_dpbssd(sums, keys, tokens); \
-    else \
-        _tile_dpbf16ps(sums, keys, tokens)
+#define ADD(to, keys, tokens) \
+    do { \
+        if (kind == INT8) \
+            _tile_dpbssd(to, keys, tokens); \
+        else \
+            _tile_dpbf16ps(to, keys, tokens); \
+    } while (0)
     const char *later = rows + TILE_ROWS * stride;
     WRITTEN;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t at = 0; at < stride; at += LINE) {
-        if (is_new)
+    for (int64_t at = 0; at < stride; at += TILE_BYTES) {
+        if (fetches)
 #pragma GCC unroll 32
             for (int row = 0; row < TOGETHER; row++) /* the same place in the rows that come next */
                 _mm_prefetch(rows + (row + TOGETHER) * stride + at, _MM_HINT_T1);
         _tile_loadd(4, rows + at, stride);
         _tile_loadd(5, later + at, stride);
-        _tile_loadd(6, first + at * LANES, LINE);
-        ADD_TILES(0, 4, 6);
-        ADD_TILES(1, 5, 6);
+        _tile_loadd(6, first + at * LANES, TILE_BYTES);
+        ADD(0, 4, 6);
+        ADD(1, 5, 6);
         if (count == 2) {
-            _tile_loadd(7, second + at * LANES, LINE);
-            ADD_TILES(2, 4, 7);
-            ADD_TILES(3, 5, 7);
+            _tile_loadd(7, second + at * LANES, TILE_BYTES);
+            ADD(2, 4, 7);
+            ADD(3, 5, 7);
         }
     }
-    _tile_stored(0, sums[0], LINE);
-    _tile_stored(1, sums[0] + TILE_ROWS, LINE);
+    _tile_stored(0, sums[0], TILE_BYTES);
+    _tile_stored(1, sums[0] + TILE_ROWS, TILE_BYTES);
     if (count == 2) {
-        _tile_stored(2, sums[1], LINE);
-        _tile_stored(3, sums[1] + TILE_ROWS, LINE);
+        _tile_stored(2, sums[1], TILE_BYTES);
+        _tile_stored(3, sums[1] + TILE_ROWS, TILE_BYTES);
     }
     WRITTEN;
 
@@ -104,11 +111,11 @@ TILED static inline __attribute__((always_inline)) __m512 sums_as_floats(const i
 /* Raise best[request * span + row] of the first `used` of TOGETHER rows to what two vectors give. */
 TILED static inline __attribute__((always_inline)) void raise_tiles(
     const int kind, const char *rows, int64_t stride, int64_t used, const char *first, const char *second,
-    const int count, const int is_new, const int32_t *request, int64_t span, float *best)
+    const int count, const int fetches, const int32_t *request, int64_t span, float *best)
 {
     int32_t sums[2][TOGETHER][LANES] __attribute__((aligned(64)));
     __m512 floats[LANES];
-    multiply_tiles(kind, rows, stride, first, second, count, is_new, sums);
+    multiply_tiles(kind, rows, stride, first, second, count, fetches, sums);
     const int is_shared = count == 2 && request[0] == request[1];
     for (int64_t begin = 0; begin < used; begin += TILE_ROWS) {
         const int here = used - begin < TILE_ROWS ? (int)(used - begin) : TILE_ROWS;
@@ -150,7 +157,7 @@ TILED static inline __attribute__((always_inline)) void raise_all(
     }
 }
 
-/* All rows with all vectors, as block.h does it; `stride` is a multiple of LINE, `spare` has room for TOGETHER rows. */
+/* All rows with all vectors, as block.h does it; `stride` is a multiple of TILE_BYTES, `spare` has room for TOGETHER rows. */
 TILED static void raise_by_tiles(
     enum kind kind, const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t span, float *best, char *spare)
