@@ -100,7 +100,7 @@ def _inside(text: str) -> list[bool]:
     """For every offset, the end included: is it inside a word of a script with letter case, or a number.
 
     A point, comma or colon between digits is part of their number where they are grouped as in 5.0, 3,600,
-    16:50 and 10.0.0.7: a footnote's mark behind a year, a date's year, a list and a score stand by themselves.
+    16:50 and 10.0.0.7: a footnote's mark behind a year, a date's year, a list, a score stand by themselves.
     """
     kinds = [
         "cased" if character.isupper() or character.islower() else "digit" if character.isdigit() else ""
