@@ -61,6 +61,10 @@ def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(doctor.native, "has_threads", lambda: False)
             assert doctor._kernel().detail.endswith("on one thread: torch has no OpenMP here")
+            patch.setattr(doctor.native, "has_tiles", lambda dtype: dtype != torch.float32)
+            assert "bfloat16 by tiles)" in doctor._kernel().detail
+            patch.setattr(doctor.native, "has_tiles", lambda _: False)
+            assert "tiles" not in doctor._kernel().detail
     monkeypatch.setattr(native, "can_multiply", lambda *_: False)
     monkeypatch.setattr(native, "is_built", lambda: True)
     assert not doctor._kernel().ok

@@ -14,9 +14,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.session import ExactReader, Known, Prefix, Session, SiftingReader, refuse_nan
+from memsparse.engine.session import (
+    ExactReader,
+    Known,
+    Prefix,
+    Session,
+    SiftingReader,
+    refuse_nan,
+    routed_anywhere,
+)
 from memsparse.errors import EngineError
-from memsparse.model.requests import KeyValues, Part, RequestBatch, RequestCache, Routed, side_by_side
+from memsparse.model.requests import (
+    KeyValues,
+    Part,
+    RequestBatch,
+    RequestCache,
+    Routed,
+    by_reader,
+    side_by_side,
+)
 from memsparse.text import RESPONSE, ROUTES, Prompt
 from memsparse.types import MemoryReader
 
@@ -254,23 +270,22 @@ def common_start(one: Sequence[int], other: Sequence[int]) -> int:
 def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known]:
     """For those that rank, exact scores in every layer of what any layer routed: one call a layer for all."""
     known: list[Known] = [{} for _ in needs]
-    sharing: dict[int, list[int]] = {}
-    for at, (need, part) in enumerate(zip(needs, parts, strict=True)):
-        ranks = isinstance(need, Prefill) and need.ranks and isinstance(need.reader, ExactReader)
-        if ranks and not all(layer.kv.is_exact for layer in part.routed.values()):
-            sharing.setdefault(id(part.reader), []).append(at)
-    for rows in sharing.values():
-        reader = parts[rows[0]].reader
-        assert isinstance(reader, ExactReader)
+    ranking = [
+        (at, need.reader)
+        for at, (need, part) in enumerate(zip(needs, parts, strict=True))
+        if isinstance(need, Prefill) and need.ranks and isinstance(need.reader, ExactReader)
+        if not all(layer.kv.is_exact for layer in part.routed.values())
+    ]
+    for reader, places in by_reader([reader for _, reader in ranking]):
+        rows = [ranking[place][0] for place in places]
         routed = [parts[at].routed for at in rows]
-        found = [torch.cat([layer.kv.documents[0] for layer in own.values()]).unique() for own in routed]
-        found = [documents[documents >= 0] for documents in found]
+        found = [routed_anywhere(layer.kv for layer in own.values()) for own in routed]
         documents_BM = pad_sequence(found, batch_first=True, padding_value=-1)
         for layer_idx in routed[0]:
             queries, mask = side_by_side([own[layer_idx].queries[0] for own in routed])
             scores_BM = reader.exact_scores(layer_idx, queries, mask, documents_BM).cpu()
             for at, documents, scores in zip(rows, found, scores_BM, strict=True):
-                known[at][layer_idx] = documents.cpu(), scores[: len(documents)]
+                known[at][layer_idx] = documents, scores[: len(documents)]
     return known
 
 

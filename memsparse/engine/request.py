@@ -13,7 +13,7 @@ from memsparse.engine.model_runner import Extend, Need, Prefill, sample
 from memsparse.engine.overlap import word_overlap
 from memsparse.engine.quote_search import likeliest_quote
 from memsparse.engine.quoting import Quote
-from memsparse.engine.session import NumberedReader, Prefix, Session, chances
+from memsparse.engine.session import NumberedReader, Prefix, Session, chances, routed_anywhere
 from memsparse.errors import InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
@@ -275,8 +275,8 @@ class Request:
 
         Args, Returns: scores and document indices, as `Session.best` gives them.
         """
-        routed = torch.cat([index, *(kv.documents[0].cpu() for kv in session.routing.values())]).unique()
-        candidates = routed[routed >= 0]
+        routed = routed_anywhere(session.routing.values())
+        candidates = torch.cat([index[index >= 0], routed]).unique()
         if not len(candidates):
             return best, index
         numbers = self._reader.numbers[candidates].tolist()

@@ -3,7 +3,7 @@
 N documents in memory, V tokens of vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -214,6 +214,12 @@ class Session:
                 raise EngineError("the memory reader's scores are approximate, and it has no exact_scores")
             scores[unsure] = self.exact(layer, documents[unsure]).cpu()
         return scores
+
+
+def routed_anywhere(layers: Iterable[MemoryKV]) -> Tensor:
+    """(k,) indices, ascending, on the CPU, of the documents that any layer routed for one request."""
+    documents: Tensor = torch.cat([kv.documents[0].cpu() for kv in layers]).unique()
+    return documents[documents >= 0]
 
 
 def refuse_nan(logits: Tensor) -> None:

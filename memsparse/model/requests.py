@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from memsparse.types import MemoryKV, MemoryReader, sifted_rows
 ROOM = 64
 """Tokens that a request's keys leave room for, whenever they are laid out anew."""
 
+_Reader = TypeVar("_Reader")
 KeyValues = tuple[Tensor, Tensor]
 """k and v, (G, S, D) each."""
 
@@ -128,6 +130,7 @@ class RequestBatch:
         """N: tokens of the row, the idle ones at its end included."""
         self._lengths = [*(part.tokens for part in parts), self.length - ends[-1]]
         self._reading = [(part, part.reader) for part in parts if part.reader is not None]
+        self._sharing = by_reader([reader for _, reader in self._reading])
         rows = [end - part.tokens + at for end, part in zip(ends, parts, strict=True) for at in part.routes]
         rows += [0] * (filled(len(rows)) - len(rows))
         self.routing_rows = torch.tensor(rows, dtype=torch.long, device=device) if self._reading else None
@@ -148,14 +151,11 @@ class RequestBatch:
         """
         routes = [len(part.routes) for part, _ in self._reading]
         own = routing_q[: sum(routes)].split(routes)
-        sharing: dict[int, list[tuple[Part, MemoryReader, Tensor]]] = {}
-        for (part, reader), queries in zip(self._reading, own, strict=True):
-            sharing.setdefault(id(reader), []).append((part, reader, queries))
-        for asking in sharing.values():
-            kv, seconds = _read(layer_idx, asking[0][1], [queries for _, _, queries in asking])
+        for reader, places in self._sharing:
+            kv, seconds = _read(layer_idx, reader, [own[at] for at in places])
             bias_BM = gate_bias(kv)
-            for b, (part, _, queries) in enumerate(asking):
-                seen = kv.mask[b, 0]
+            for b, at in enumerate(places):
+                part, queries, seen = self._reading[at][0], own[at], kv.mask[b, 0]
                 part.cache.begin(
                     layer_idx,
                     [(kv.k[b][:, seen], kv.v[b][:, seen]), self._head[layer_idx]],
@@ -200,6 +200,14 @@ def filled(tokens: int) -> int:
     """
     step = max(1, 1 << tokens.bit_length() - 1 >> 3) if tokens else 1
     return -(-tokens // step) * step
+
+
+def by_reader(readers: Sequence[_Reader]) -> list[tuple[_Reader, list[int]]]:
+    """Every reader once, and at which places it stands."""
+    places: dict[int, list[int]] = {}
+    for at, reader in enumerate(readers):
+        places.setdefault(id(reader), []).append(at)
+    return [(readers[own[0]], own) for own in places.values()]
 
 
 def side_by_side(queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

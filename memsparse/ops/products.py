@@ -49,8 +49,6 @@ _LARGEST = 127
 """Of int8."""
 _TRIAL = (192, 1024, 32)
 """Chunks, least width and tokens of a trial."""
-_ROW = 64
-"""Columns that make whole rows of tiles, of any number."""
 _ROUNDS = 12
 _PRODUCTS = 2**20
 """Inner products torch computes at a time, about."""
@@ -246,7 +244,7 @@ def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
 def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmetic, bool]:
     """The arithmetic, and whether the kernel is to multiply: only what was found sound is ever used."""
     taken = tuple(name for name in choices if _kernel_takes(name, width))
-    return _fastest(choices, taken, width % _ROW, torch.get_num_threads())
+    return _fastest(choices, taken, width % native.TILE_BYTES, torch.get_num_threads())
 
 
 @cache
@@ -256,7 +254,7 @@ def _fastest(
     """Try each, by our kernel if it takes it and is sound, else by torch.
 
     Args:
-        left: columns over whole rows of tiles, which decide which kernel multiplies.
+        left: columns over whole rows of tiles, of any number's size, which decide which kernel multiplies.
         threads: part of what is remembered, because they decide too.
 
     The kernel and torch's product are not timed against each other: what is small enough to try fits the

@@ -151,7 +151,7 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
             native.round_tokens(tokens, counts, kind)
 
 
-@pytest.mark.parametrize("rows", [1, 12, 13, 32, 33, 700])
+@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 32, 33, 700])
 @pytest.mark.parametrize("width", [4, 60, 64, 132, 1024])
 @pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5])
 def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, counts: list[int]) -> None:

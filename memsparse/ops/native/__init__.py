@@ -25,6 +25,8 @@ VERSION = 10
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
+TILE_BYTES = 64
+"""Of a row of a tile."""
 WIDEST = 2**16
 """Columns of int8 up to which no sum overflows."""
 _KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
@@ -32,8 +34,6 @@ _WIDENED = 3
 """int8 keys, float32 tokens."""
 _TILED = {torch.int8: 4, torch.bfloat16: 5}
 """The same by tiles (AMX), where the processor has them and rows are whole ones."""
-_TILE_BYTES = 64
-"""Of a row."""
 _STEP = 4
 """Bytes of a token that lie together in a vector."""
 _EXACT = (torch.bfloat16, torch.float32)
@@ -353,7 +353,7 @@ class _Rows:
 
 def _kind_for(dtype: torch.dtype, width: int) -> int:
     """Which kernel multiplies keys of that dtype and width."""
-    is_whole = width * dtype.itemsize % _TILE_BYTES == 0
+    is_whole = width * dtype.itemsize % TILE_BYTES == 0
     return _TILED[dtype] if is_whole and has_tiles(dtype) else _KINDS[dtype]
 
 

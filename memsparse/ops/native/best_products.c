@@ -123,7 +123,13 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_
 #define TARGET __attribute__((target("avx512f")))
 #define ADD(sums, token, key) _mm512_fmadd_ps(_mm512_castsi512_ps(token), _mm512_castsi512_ps(key), sums)
 #include "block.h"
+#undef KIND
+#undef TARGET
+#undef SUMS
+#undef START
+#undef KEY
 #undef ADD
+#undef FLOATS
 
 #if defined(__linux__) && !defined(MEMSPARSE_NO_TILES)
 #include "tiles.h"
@@ -194,8 +200,10 @@ static void raise_rows_of(
     else if (work->kind == BFLOAT16)
         raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 #ifdef TILED
-    else if (is_tiled(work->kind))
-        raise_by_tiles(work->kind, keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+    else if (work->kind == INT8_BY_TILES)
+        raise_int8_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+    else if (work->kind == BFLOAT16_BY_TILES)
+        raise_bfloat16_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 #endif
     else
         raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
@@ -244,8 +252,8 @@ static void take_parts(void *given)
 /* Raise best, (requests, rows) of float, to the best products of keys, (rows, row_bytes), with the vectors.
 
    row_bytes is a multiple of 4, by tiles of 64, and for integers by float32 any number; lanes is (vectors, bytes of
-   a token / 4, 16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at a time, if
-   there is a way to have them work at once. Returns 0, or which problem there is. */
+   a token / 4, 16 tokens, 4 bytes), and request[vector] says whose they are. `threads` threads take `part` rows at
+   a time, if there is a way to have them work at once. Returns 0, or which problem there is. */
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t requests, float *best, at_once *work_at_once, int threads, int64_t part)

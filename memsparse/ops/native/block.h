@@ -8,20 +8,34 @@
    ADD(s, t, k) s and the products of the tokens t with a key k
    FLOATS(s)    the sums as 16 floats */
 
+#define HEIGHT ROWS
+
+/* Two vectors, or one twice, and what their sums begin with. */
+struct KIND(pair) {
+    const char *first, *second;
+    SUMS start[2];
+};
+
+TARGET static inline __attribute__((always_inline)) struct KIND(pair) KIND(pair_of)(
+    const char *first, const char *second, int64_t stride, int64_t place)
+{
+    (void)stride, (void)place;
+    return (struct KIND(pair)){first, second, {START(first, stride), START(second, stride)}};
+}
+
 /* Sums of ROWS rows with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64 of a vector. Rows are
    addressed from four of them, at distances the processor computes while it loads. */
 TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
-    const char *rows, int64_t stride, const char *first, const char *second, const int count,
-    const SUMS start[2], SUMS sums[ROWS][2])
+    const char *rows, int64_t stride, const struct KIND(pair) *pair, const int count, SUMS sums[ROWS][2])
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
     SUMS total[ROWS][2];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
-        total[row][0] = start[0], total[row][1] = start[1];
+        total[row][0] = pair->start[0], total[row][1] = pair->start[1];
     for (int64_t at = 0; at < stride; at += 4) {
-        const __m512i token = _mm512_loadu_si512(first + at * LANES);
-        const __m512i other = count == 2 ? _mm512_loadu_si512(second + at * LANES) : token;
+        const __m512i token = _mm512_loadu_si512(pair->first + at * LANES);
+        const __m512i other = count == 2 ? _mm512_loadu_si512(pair->second + at * LANES) : token;
         if (at % LINE == 0) /* the same place in the rows that come next */
 #pragma GCC unroll 12
             for (int row = 0; row < ROWS; row++)
@@ -43,12 +57,12 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
 
 /* Raise best[request * span + row] of ROWS rows, of which `used` are there, to what two vectors give. */
 TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
-    const char *rows, int64_t stride, int used, const char *first, const char *second, const int count,
-    const SUMS start[2], const int32_t *request, int64_t span, float *best)
+    const char *rows, int64_t stride, int used, const struct KIND(pair) *pair, const int count,
+    const int32_t *request, int64_t span, float *best)
 {
     SUMS sums[ROWS][2];
     __m512 floats[LANES];
-    KIND(multiply)(rows, stride, first, second, count, start, sums);
+    KIND(multiply)(rows, stride, pair, count, sums);
     if (count == 2 && request[0] == request[1]) {
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
@@ -65,29 +79,5 @@ TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
     }
 }
 
-/* All rows with all vectors. `spare` has room for ROWS rows: the last ones are multiplied there, in company. */
-TARGET static void KIND(raise)(
-    const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
-    const int32_t *request, int64_t span, float *best, char *spare)
-{
-    const int64_t step = stride * LANES; /* bytes of a vector */
-    const int64_t part = (NEAR / stride / ROWS + 1) * ROWS;
-    for (int64_t begin = 0; begin < rows; begin += part) {
-        const int64_t end = begin + part < rows ? begin + part : rows;
-        for (int64_t vector = 0; vector < vectors; vector += 2) {
-            const char *first = lanes + vector * step;
-            const char *second = vector + 1 < vectors ? first + step : first;
-            const SUMS start[2] = {START(first, stride), START(second, stride)};
-            for (int64_t row = begin; row < end; row += ROWS) {
-                const int used = end - row < ROWS ? (int)(end - row) : ROWS;
-                const char *block = keys + row * stride;
-                if (used < ROWS)
-                    block = memcpy(spare, block, used * stride);
-                if (second != first)
-                    KIND(raise_block)(block, stride, used, first, second, 2, start, request + vector, span, best + row);
-                else
-                    KIND(raise_block)(block, stride, used, first, first, 1, start, request + vector, span, best + row);
-            }
-        }
-    }
-}
+#include "every_row.h"
+#undef HEIGHT
