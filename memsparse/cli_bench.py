@@ -142,6 +142,9 @@ def decode(
         str, typer.Option("--together", metavar="A,B...", help="Questions under way at a time.")
     ] = "1,2,4,8,16",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 64,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer several questions; one is answered by one.")
+    ] = 1,
     model: Model = None,
     shape: Shape = None,
     device: Device = None,
@@ -161,6 +164,7 @@ def decode(
         questions=questions,
         together=counts,
         seconds=seconds,
+        workers=workers,
         exact=shape is None,
         note=note,
         max_new_tokens=max_new_tokens,

@@ -18,6 +18,8 @@ A message is one line: what went wrong, the value, and the next step. One about 
 its name and "is", so that the command line can put the option in place of the name.
 """
 
+from collections.abc import Mapping
+
 
 class MemSparseError(Exception):
     """Base of every error raised on purpose; `exit_code` is what the command line returns."""
@@ -81,3 +83,21 @@ class BankCorruptError(BankError):
 
 class EngineError(MemSparseError):
     """A request that failed while it ran."""
+
+
+def told(error: BaseException) -> dict[str, str]:
+    """What another process is told of an error, as JSON values."""
+    name, text = type(error).__name__, str(error).strip().partition("\n")[0]
+    return {"error": name, "text": text if isinstance(error, MemSparseError) else f"{name}: {text}"}
+
+
+def retold(values: Mapping[str, str], by: str = "") -> MemSparseError:
+    """The error another process told of, of the same kind where that is one of ours, else an EngineError.
+
+    Args:
+        by: who told, put in front of it.
+    """
+    kind = globals().get(values["error"])
+    if not (isinstance(kind, type) and issubclass(kind, MemSparseError)):
+        kind = EngineError
+    return kind(by + values["text"])

@@ -76,8 +76,10 @@ def test_figures_of_a_busy_machine_say_so(model, monkeypatch):
 
 def test_decode(model):
     options = ["--documents", "5", "--questions", "2", "--together", "1,2", "--max-new-tokens", "3", *QUICK]
-    result = result_of(run("decode", "--model", model, *options, "--json", "-"))
+    result = result_of(run("decode", "--model", model, *options, "--workers", "2", "--json", "-"))
     assert result["together"][0]["questions_per_second"] > 0
+    assert result["settings"]["workers"] == 2
+    assert result["together"][1]["same_answers"] == 1
     assert "questions/s" in run("decode", "--model", model, *options).stdout
 
 

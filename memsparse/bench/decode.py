@@ -29,6 +29,7 @@ def measure_decode(
     together: Sequence[int] = (1, 2, 4, 8, 16),
     seed: int = 5,
     seconds: float = SECONDS,
+    workers: int = 1,
     exact: bool = True,
     note: Note = lambda line: None,
     **settings: Any,
@@ -37,6 +38,7 @@ def measure_decode(
 
     Args:
         together: numbers of questions that are under way at a time.
+        workers: processes that answer them; one question at a time is answered by one, with all threads.
         exact: every answer must be the one given alone. False, for weights that mean nothing and whose tokens
             are next to equally likely: the share of such answers is a figure.
         settings: of the engine.
@@ -63,8 +65,9 @@ def measure_decode(
         rows = [_row(1, alone, sum(latencies)) | {"latency_ms": percentiles(latencies), "same_answers": 1.0}]
         for count in sorted(set(together) - {1}):
             note(f"{count} at once")
-            with MemoryEngine.open(place, loaded, **settings | {"max_batch": count}) as engine:
-                engine.ask(asked[0])
+            company = {"max_batch": count, "workers": min(workers, count)}
+            with MemoryEngine.open(place, loaded, **settings | company) as engine:
+                engine.ask_many(asked[:1] * count)
                 rows.append(_in_company(engine, asked, alone, count, exact=exact))
     for row in rows:
         row["times_one"] = round(row["questions_per_second"] / rows[0]["questions_per_second"], 3)
@@ -72,6 +75,7 @@ def measure_decode(
         "kind": "bench-decode",
         **surroundings(loaded.device, machine),
         "settings": {"model": loaded.name, "layers": loaded.config.num_hidden_layers, "seed": seed}
+        | {"workers": workers}
         | settings,
         "documents": documents,
         "tokens": stats.tokens,

@@ -1,7 +1,6 @@
 """Stage 1 on all ranks: each encodes a run of the passages, rank 0 stores them in one bank."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from memsparse.distributed.messages import Message
 from memsparse.distributed.ranks import PATIENCE, Ranks
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.encoder import Encoder
-from memsparse.engine.loading import BUILT_IN, LoadedModel
+from memsparse.engine.loading import LoadedModel
 from memsparse.types import Passage
 
 
@@ -30,9 +29,7 @@ class ShardedEncoder(Encoder):
         self._ranks = ranks
         self._work = {
             "do": "encode",
-            "model": None if loaded.name == BUILT_IN else _place(loaded.name),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "device": "cpu" if loaded.device.type == "cpu" else None,
+            **loaded.source(),
             "fingerprint": bank.fingerprint.to_json(),
             "settings": settings,
         }
@@ -63,12 +60,6 @@ class ShardedEncoder(Encoder):
             if on_batch is not None:
                 on_batch(sum(part.tokens_per_passage))
         return _joined([part for part in parts if part.tokens_per_passage] or [own])
-
-
-def _place(name: str) -> str:
-    """The name of a model for another process: a folder's whole path, or a repository as it is."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.exists() else name
 
 
 def encoding(chunks: EncodedChunks) -> Message:

@@ -15,7 +15,7 @@ from memsparse.distributed.ranks import Line
 from memsparse.distributed.shard import Shard, from_json, open_shard
 from memsparse.engine.encoder import Encoder
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.errors import EngineError, MemSparseError, ModelError
+from memsparse.errors import EngineError, MemSparseError, ModelError, told
 from memsparse.types import MemoryKV, Passage
 
 LEFT_ALONE = 1
@@ -60,9 +60,9 @@ class Follower:
         try:
             reply = self._commands[command.values["do"]](command)
         except (MemSparseError, OSError, RuntimeError, ValueError) as error:
-            reply = _failure(error)
+            reply = Message(told(error))
         except BaseException as error:
-            self._line.tell(_failure(error))
+            self._line.tell(Message(told(error)))
             raise
         self._line.tell(reply)
 
@@ -151,8 +151,3 @@ def _passage(number: int, title: str, text: str) -> Passage:
         start=0,
         end=len(text),
     )
-
-
-def _failure(error: BaseException) -> Message:
-    name, text = type(error).__name__, str(error).strip().partition("\n")[0]
-    return Message({"error": name, "text": text if isinstance(error, MemSparseError) else f"{name}: {text}"})

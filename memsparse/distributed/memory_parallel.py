@@ -31,7 +31,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.session import NumberedReader
-from memsparse.errors import BankMismatchError
+from memsparse.errors import BankMismatchError, ConfigError
 from memsparse.types import MemoryKV
 
 _keys = count()
@@ -178,7 +178,12 @@ class ParallelEngine(MemoryEngine):
     """A `MemoryEngine` whose memory is read, and filled, by all ranks; it runs on rank 0."""
 
     def __init__(self, bank: Bank, loaded: LoadedModel, config: EngineConfig) -> None:
-        """Nothing is asked of the other ranks yet. Raises: EngineError on any rank but the leading one."""
+        """Nothing is asked of the other ranks yet.
+
+        Raises: EngineError on any rank but the leading one; ConfigError for `workers`.
+        """
+        if config.workers > 1:
+            raise ConfigError(f"workers is {config.workers}; ranks share each question already: use 1")
         super().__init__(bank, loaded, config)
         self._ranks = leading()
         self._encoder = ShardedEncoder(self._ranks, loaded, bank, config)

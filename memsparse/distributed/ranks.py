@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from memsparse import __version__, config, errors
+from memsparse import __version__, config
 from memsparse.distributed.messages import FIRST, Message, length, pack, payload, payload_bytes, unpack
-from memsparse.errors import EngineError, MemSparseError
+from memsparse.errors import EngineError, retold
 
 PATIENCE = 10
 """The start, loading a model and encoding may take this many times the timeout."""
@@ -175,7 +175,7 @@ class Ranks:
                 replies = self._collect(started, self.timeout * patience)
             for rank, reply in replies.items():
                 if "error" in reply.values:
-                    raise _retold(self.places[rank], reply.values)
+                    raise retold(reply.values, f"{self.places[rank]}: ")
             return mine, replies
 
     def stop(self) -> None:
@@ -349,13 +349,6 @@ def _data_group(direct: bool, timeout: float) -> distributed.ProcessGroup | None
         backend="nccl", timeout=timedelta(seconds=timeout * PATIENCE)
     )
     return group
-
-
-def _retold(place: Place, values: Mapping[str, Any]) -> MemSparseError:
-    """What a rank raised, of the same kind where that is one of ours."""
-    kind = getattr(errors, str(values["error"]), EngineError)
-    ours = isinstance(kind, type) and issubclass(kind, MemSparseError)
-    return (kind if ours else EngineError)(f"{place}: {values['text']}")
 
 
 def _countdown(seconds: float) -> Callable[[], timedelta]:

@@ -53,6 +53,9 @@ class EngineConfig:
     many, so the likeliest first token says little; 0: refuse always, 1: never."""
     max_batch: int = 16
     """Questions that run together; later ones wait for a place."""
+    workers: int = 1
+    """Processes that answer questions, this one included, on a CPU: each with the model, its share of the
+    threads, and the bytes of `tiers`. More answer many questions sooner, and one alone later."""
     max_batch_tokens: int = 2048
     """Tokens of one step of all questions that run together: what bounds how long the others wait for one
     long prompt, and how much memory a step takes. A prompt that is longer takes a step alone."""
@@ -68,6 +71,7 @@ class EngineConfig:
             raise ConfigError(f'id_decoding is {self.id_decoding!r}; use "generate" or "router"')
         for name, least in (
             ("max_batch", 1),
+            ("workers", 1),
             ("max_batch_tokens", 1),
             ("max_rounds", 0),
             ("max_new_tokens", 1),

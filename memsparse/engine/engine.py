@@ -8,6 +8,7 @@ with MemoryEngine.open("notes.bank") as engine:
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -27,6 +28,7 @@ from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
 from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import NumberedReader
+from memsparse.engine.workers import Workers
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
@@ -85,8 +87,11 @@ class MemoryEngine:
             dtype=bank.fingerprint.torch_dtype,
         )
         self._runner = ModelRunner(loaded)
+        self._workers = Workers(bank, loaded, config)
         self._scheduler = Scheduler(
-            self._runner, max_batch=config.max_batch, max_batch_tokens=config.max_batch_tokens
+            self._runner,
+            max_batch=-(-config.max_batch // config.workers),
+            max_batch_tokens=config.max_batch_tokens,
         )
         self._no_memory = _NoMemory(loaded.config)
         self._views: OrderedDict[_View, tuple[NumberedReader, float]] = OrderedDict()
@@ -129,7 +134,11 @@ class MemoryEngine:
             if read_only or not create:
                 raise
             opened = _create_or_open(bank, own)
-        return cls(opened, loaded, chosen)
+        try:
+            return cls(opened, loaded, chosen)
+        except BaseException:
+            opened.close()
+            raise
 
     def add(
         self, documents: Iterable[Document], *, on_progress: Callable[[Progress], None] | None = None
@@ -258,11 +267,21 @@ class MemoryEngine:
         Raises: BankError for an unknown version; unless errors are returned, the first question's error that
         has one, once all the others are through.
         """
+        version = self.bank.version if version is None else version
         reader = self._reader(namespace, version)
+        outcomes = self._workers.ask(
+            questions, namespace, version, here=partial(self._ask_here, reader=reader)
+        )
+        if not return_errors:
+            for outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+        return outcomes
+
+    def _ask_here(self, questions: Sequence[str], reader: NumberedReader) -> list[Answer | Exception]:
+        """Outcomes in this process."""
         tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
-        if return_errors:
-            return [ticket.error or ticket.result() for ticket in tickets]
-        return [ticket.result() for ticket in tickets]
+        return [ticket.error or ticket.result() for ticket in tickets]
 
     def read(self, question: str, documents: Sequence[Document]) -> Answer:
         """Answer from the texts of a few documents alone, without routing or memory: what `ask` is to beat.
@@ -305,7 +324,8 @@ class MemoryEngine:
         return self._scheduler.stream(self._question(question, self._reader(namespace, version)))
 
     def close(self) -> None:
-        """Close the bank; the folder may then be copied."""
+        """Close the bank, and end the workers; the folder may then be copied."""
+        self._workers.close()
         self._views.clear()
         self.bank.close()
 

@@ -55,6 +55,16 @@ class LoadedModel:
         """Where its weights lie."""
         return self.model.device
 
+    def source(self) -> dict[str, str | None]:
+        """What `load_model` takes in another process to load the same: a folder by its whole path."""
+        folder = Path(self.name).expanduser()
+        place = str(folder.resolve()) if folder.exists() else self.name
+        return {
+            "model": None if self.name == BUILT_IN else place,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": "cpu" if self.device.type == "cpu" else None,
+        }
+
 
 def load_model(
     model: str | Path | None = None,

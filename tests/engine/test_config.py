@@ -9,6 +9,7 @@ from memsparse.errors import ConfigError
     [
         ("id_decoding", "guess"),
         ("max_rounds", -1),
+        ("workers", 0),
         ("max_new_tokens", 0),
         ("max_read", 0),
         ("batch_tokens", 0),
