@@ -157,6 +157,8 @@ def decode(
     from memsparse.bench.decode import measure_decode
     from memsparse.engine.hardware import read_counts
 
+    if shape is not None and workers > 1:
+        raise ConfigError(f"workers is {workers}; other processes cannot load the weights of a --shape")
     counts, place = read_counts(together, "--together"), _start(device, threads, out, plot)
     result = measure_decode(
         _loaded(model, shape, place),

@@ -91,7 +91,7 @@ def told(error: BaseException) -> dict[str, str]:
     return {"error": name, "text": text if isinstance(error, MemSparseError) else f"{name}: {text}"}
 
 
-def retold(values: Mapping[str, str], by: str = "") -> MemSparseError:
+def retold(values: Mapping[str, str], by: str | None = None) -> MemSparseError:
     """The error another process told of, of the same kind where that is one of ours, else an EngineError.
 
     Args:
@@ -100,4 +100,4 @@ def retold(values: Mapping[str, str], by: str = "") -> MemSparseError:
     kind = globals().get(values["error"])
     if not (isinstance(kind, type) and issubclass(kind, MemSparseError)):
         kind = EngineError
-    return kind(by + values["text"])
+    return kind(values["text"] if by is None else f"{by}: {values['text']}")

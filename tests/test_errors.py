@@ -17,7 +17,7 @@ from memsparse.errors import BankCorruptError, EngineError, MemSparseError, reto
 def test_errors_are_told_to_another_process(error: Exception, again: MemSparseError) -> None:
     there = retold(json.loads(json.dumps(told(error))))
     assert (type(there), str(there)) == (type(again), str(again))
-    assert str(retold(told(error), "rank 2: ")) == f"rank 2: {again}"
+    assert str(retold(told(error), "rank 2")) == f"rank 2: {again}"
 
 
 def test_only_errors_of_ours_are_made_by_name() -> None:

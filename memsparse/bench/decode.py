@@ -13,6 +13,7 @@ from memsparse.bank import Bank
 from memsparse.bench.timing import in_turns, percentiles, process_peak, surroundings
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
+from memsparse.engine.workers import check_workers
 from memsparse.errors import ConfigError, EngineError
 from memsparse.machine import SECONDS, measure_machine
 from memsparse.training.world import generate_world
@@ -38,18 +39,20 @@ def measure_decode(
 
     Args:
         together: numbers of questions that are under way at a time.
-        workers: processes that answer them; one question at a time is answered by one, with all threads.
+        workers: processes that answer several at once, an even part each; fewer where the number does not
+            divide by it.
         exact: every answer must be the one given alone. False, for weights that mean nothing and whose tokens
             are next to equally likely: the share of such answers is a figure.
         settings: of the engine.
 
     Raises: EngineError where a question is answered otherwise in company than alone; ConfigError for a number
-        below 1.
+        below 1, and for several workers on an accelerator.
     """
     if documents < 1 or questions < 1 or not together or min(together) < 1:
         raise ConfigError(
             f"{documents} documents, {questions} questions, {list(together)} at once; give 1 or more"
         )
+    check_workers(workers, loaded.device)
     machine = measure_machine(loaded.device, (torch.float32, loaded.model.dtype), seconds=seconds)
     world = generate_world(seed, documents=documents, questions=questions, split="heldout")
     asked = [question.text for question in world.questions][:questions]
@@ -63,19 +66,21 @@ def measure_decode(
             stats = engine.bank.stats()
         opening = in_turns({"": lambda: Bank.open(place, read_only=True).close()}, loaded.device, 10)[""]
         rows = [_row(1, alone, sum(latencies)) | {"latency_ms": percentiles(latencies), "same_answers": 1.0}]
+        rows[0]["workers"] = 1
         for count in sorted(set(together) - {1}):
             note(f"{count} at once")
-            company = {"max_batch": count, "workers": min(workers, count)}
+            beside = max(n for n in range(1, min(workers, count) + 1) if count % n == 0)
+            company = {"max_batch": count, "workers": beside}
             with MemoryEngine.open(place, loaded, **settings | company) as engine:
                 engine.ask_many(asked[:1] * count)
-                rows.append(_in_company(engine, asked, alone, count, exact=exact))
+                row = _in_company(engine, asked, alone, count, exact=exact)
+            rows.append(row | {"workers": beside})
     for row in rows:
         row["times_one"] = round(row["questions_per_second"] / rows[0]["questions_per_second"], 3)
     return {
         "kind": "bench-decode",
         **surroundings(loaded.device, machine),
         "settings": {"model": loaded.name, "layers": loaded.config.num_hidden_layers, "seed": seed}
-        | {"workers": workers}
         | settings,
         "documents": documents,
         "tokens": stats.tokens,

@@ -175,7 +175,7 @@ class Ranks:
                 replies = self._collect(started, self.timeout * patience)
             for rank, reply in replies.items():
                 if "error" in reply.values:
-                    raise retold(reply.values, f"{self.places[rank]}: ")
+                    raise retold(reply.values, str(self.places[rank]))
             return mine, replies
 
     def stop(self) -> None:

@@ -54,8 +54,9 @@ class EngineConfig:
     max_batch: int = 16
     """Questions that run together; later ones wait for a place."""
     workers: int = 1
-    """Processes that answer questions, this one included, on a CPU: each with the model, its share of the
-    threads, and the bytes of `tiers`. More answer many questions sooner, and one alone later."""
+    """Processes that answer what `ask` and `ask_many` are given, this one included, on a CPU. Each has the
+    model, an even share of `max_batch` (rounded up) and of the memory that is free, and of torch's threads
+    while several answer; `max_batch_tokens` and the bytes that `tiers` names are for each of them."""
     max_batch_tokens: int = 2048
     """Tokens of one step of all questions that run together: what bounds how long the others wait for one
     long prompt, and how much memory a step takes. A prompt that is longer takes a step alone."""
@@ -83,6 +84,8 @@ class EngineConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.workers > self.max_batch:
+            raise ConfigError(f"workers is {self.workers}; it must be at most max_batch, {self.max_batch}")
         if self.max_document_tokens is not None and self.max_document_tokens < SHORTEST_DOCUMENT:
             raise ConfigError(
                 f"max_document_tokens is {self.max_document_tokens}; it must be at least {SHORTEST_DOCUMENT}"

@@ -8,7 +8,6 @@ with MemoryEngine.open("notes.bank") as engine:
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -28,7 +27,7 @@ from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
 from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import NumberedReader
-from memsparse.engine.workers import Workers
+from memsparse.engine.workers import Workers, check_workers, part_of
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
@@ -88,10 +87,10 @@ class MemoryEngine:
         )
         self._runner = ModelRunner(loaded)
         self._workers = Workers(bank, loaded, config)
+        part = part_of(config)
+        self._tiers = part.tiers
         self._scheduler = Scheduler(
-            self._runner,
-            max_batch=-(-config.max_batch // config.workers),
-            max_batch_tokens=config.max_batch_tokens,
+            self._runner, max_batch=part.max_batch, max_batch_tokens=part.max_batch_tokens
         )
         self._no_memory = _NoMemory(loaded.config)
         self._views: OrderedDict[_View, tuple[NumberedReader, float]] = OrderedDict()
@@ -127,6 +126,7 @@ class MemoryEngine:
                 f"unknown setting {unknown[0]!r}; known: {', '.join(EngineConfig.__dataclass_fields__)}"
             ) from error
         loaded = model if isinstance(model, LoadedModel) else load_model(model)
+        check_workers(chosen.workers, loaded.device)
         own = fingerprint(loaded)
         try:
             opened = Bank.open(bank, own, read_only=read_only)
@@ -268,20 +268,29 @@ class MemoryEngine:
         has one, once all the others are through.
         """
         version = self.bank.version if version is None else version
-        reader = self._reader(namespace, version)
-        outcomes = self._workers.ask(
-            questions, namespace, version, here=partial(self._ask_here, reader=reader)
-        )
+        namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
+        here = self.answering(namespace, version)
+        outcomes = self._workers.ask(questions, namespace, version, here)
         if not return_errors:
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
         return outcomes
 
-    def _ask_here(self, questions: Sequence[str], reader: NumberedReader) -> list[Answer | Exception]:
-        """Outcomes in this process."""
-        tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
-        return [ticket.error or ticket.result() for ticket in tickets]
+    def answering(
+        self, namespace: Namespaces, version: int
+    ) -> Callable[[Sequence[str]], list[Answer | Exception]]:
+        """What answers questions of one view in this process; `ask_many` shares them with `workers`.
+
+        Raises: BankError for an unknown version.
+        """
+        reader = self._reader(namespace, version)
+
+        def answer(questions: Sequence[str]) -> list[Answer | Exception]:
+            tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
+            return [ticket.error or ticket.result() for ticket in tickets]
+
+        return answer
 
     def read(self, question: str, documents: Sequence[Document]) -> Answer:
         """Answer from the texts of a few documents alone, without routing or memory: what `ask` is to beat.
@@ -405,7 +414,7 @@ class MemoryEngine:
                     namespace=namespace,
                     version=key[1],
                     now=now,
-                    tiers=self.config.tiers,
+                    tiers=self._tiers,
                 )
                 self._views[key] = (reader, stale)
                 while len(self._views) > _VIEWS:

@@ -1,19 +1,20 @@
 """A process that answers for an engine: started by `engine/workers.py`, which it talks with over a socket.
 
-Both sides write lines of JSON. The first tells what to open; every later one is a question. Replies come in
-the order in which they are ready, each with the number of what it replies to. When the other side is gone, so
-is this one.
+Both sides send JSON in the messages of a `Connection`. The first tells what to open; every later one has
+questions, or the numbers of some that nobody waits for any more. Replies come in the order in which they are
+ready, each with the number of what it replies to. When the other side is gone, so is this one, once it has
+finished what it is at.
 """
 
 import json
-import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -25,41 +26,30 @@ from memsparse.engine.loading import load_model
 from memsparse.errors import MemSparseError, told
 from memsparse.types import Answer
 
+Answering = Callable[[Sequence[str]], list[Answer | Exception]]
+"""Questions to what comes of them, over one view of the bank."""
 
-def serve(line: socket.socket) -> int:
-    """Open what the first line says and answer what follows, many at a time; returns the exit code."""
-    with line, line.makefile("r", encoding="utf-8") as commands:
-        answers = _Replies(line)
-        start = json.loads(commands.readline() or "null")
-        if start is None:
+
+def serve(line: Connection) -> int:
+    """Open what the first message says, answer what the others ask, many at a time; returns the exit code."""
+    replies = _Replies(line)
+    try:
+        start = json.loads(line.recv_bytes())
+    except (EOFError, OSError):
+        return 1
+    [number] = start["numbers"]
+    try:
+        engine = _opened(start)
+    except BaseException as error:
+        replies.add({"number": number, **told(error)})
+        if isinstance(error, MemSparseError):
             return 1
-        try:
-            engine = _opened(start)
-        except (MemSparseError, OSError, RuntimeError) as error:
-            answers.add({"number": start["number"], **told(error)})
-            return 1
-        with engine, ThreadPoolExecutor(engine.config.max_batch) as callers:
-            answers.add({"number": start["number"], "answer": None})
-            with suppress(ConnectionResetError):  # the other side is gone, with answers it did not read
-                for command in commands:
-                    asked = json.loads(command)
-                    future = callers.submit(_ask, engine, asked)
-                    future.add_done_callback(partial(_reply, number=asked["number"], answers=answers))
-            callers.shutdown(cancel_futures=True)
+        raise
+    with engine, ThreadPoolExecutor(engine.config.max_batch) as callers:
+        replies.add({"number": number})
+        _answer(line, engine, callers, replies)
+        callers.shutdown(cancel_futures=True)
     return 0
-
-
-class _Replies:
-    """Lines of JSON from several threads."""
-
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
-        self._mutex = threading.Lock()
-
-    def add(self, reply: Mapping[str, Any]) -> None:
-        """Write one; where the other side is gone, nobody wants it."""
-        with self._mutex, suppress(BrokenPipeError, ConnectionResetError):
-            self._line.sendall((json.dumps(reply) + "\n").encode())
 
 
 def _opened(start: Mapping[str, Any]) -> MemoryEngine:
@@ -69,16 +59,58 @@ def _opened(start: Mapping[str, Any]) -> MemoryEngine:
     return MemoryEngine.open(start["bank"], loaded, read_only=True, config=EngineConfig(**settings))
 
 
-def _ask(engine: MemoryEngine, command: Mapping[str, Any]) -> Answer:
-    return engine.ask(command["question"], namespace=command["namespace"], version=command["version"])
+def _answer(line: Connection, engine: MemoryEngine, callers: ThreadPoolExecutor, replies: "_Replies") -> None:
+    """Take messages until the other side is gone."""
+    waiting: dict[int, Future[Answer]] = {}
+    while True:
+        try:
+            message = json.loads(line.recv_bytes())
+        except (EOFError, OSError):
+            return
+        for number in message.get("forget", ()):
+            forgotten = waiting.pop(number, None)
+            if forgotten is not None:
+                forgotten.cancel()
+        if "questions" not in message:
+            continue
+        # The first to have a place; those behind it, which wait for it, are of the same view.
+        view = callers.submit(engine.answering, message["namespace"], message["version"])
+        for number, question in zip(message["numbers"], message["questions"], strict=True):
+            waiting[number] = callers.submit(_ask, view, question)
+            waiting[number].add_done_callback(
+                partial(_reply, number=number, waiting=waiting, replies=replies)
+            )
 
 
-def _reply(future: "Future[Answer]", *, number: int, answers: _Replies) -> None:
-    if future.cancelled():  # nobody is there any more
+def _ask(view: Future[Answering], question: str) -> Answer:
+    [outcome] = view.result()([question])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _reply(
+    future: Future[Answer], *, number: int, waiting: dict[int, Future[Answer]], replies: "_Replies"
+) -> None:
+    waiting.pop(number, None)
+    if future.cancelled():  # nobody waits for it
         return
     error = future.exception()
-    answers.add({"number": number, **({"answer": asdict(future.result())} if error is None else told(error))})
+    replies.add({"number": number, **({"answer": asdict(future.result())} if error is None else told(error))})
+
+
+class _Replies:
+    """Messages from several threads."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+        self._mutex = threading.Lock()
+
+    def add(self, reply: Mapping[str, Any]) -> None:
+        """Send one; where the other side is gone, nobody wants it."""
+        with self._mutex, suppress(BrokenPipeError, ConnectionResetError):
+            self._line.send_bytes(json.dumps(reply).encode())
 
 
 if __name__ == "__main__":
-    sys.exit(serve(socket.socket(fileno=int(sys.argv[1]))))
+    sys.exit(serve(Connection(int(sys.argv[1]))))

@@ -47,6 +47,8 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
 }
 _LARGEST = 127
 """Of int8."""
+_WHOLE = native.TILE_BYTES
+"""Columns that are whole rows of tiles, of numbers of one byte or more."""
 _TRIAL = (192, 1024, 32)
 """Chunks, least width and tokens of a trial."""
 _ROUNDS = 12
@@ -244,7 +246,7 @@ def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
 def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmetic, bool]:
     """The arithmetic, and whether the kernel is to multiply: only what was found sound is ever used."""
     taken = tuple(name for name in choices if _kernel_takes(name, width))
-    return _fastest(choices, taken, width % native.TILE_BYTES, torch.get_num_threads())
+    return _fastest(choices, taken, width % _WHOLE, torch.get_num_threads())
 
 
 @cache
@@ -254,7 +256,7 @@ def _fastest(
     """Try each, by our kernel if it takes it and is sound, else by torch.
 
     Args:
-        left: columns over whole rows of tiles, of any number's size, which decide which kernel multiplies.
+        left: columns over whole rows of tiles, which decide which kernel multiplies.
         threads: part of what is remembered, because they decide too.
 
     The kernel and torch's product are not timed against each other: what is small enough to try fits the

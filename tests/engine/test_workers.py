@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -5,21 +6,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from memsparse.bank import Bank
+from memsparse.bank import Bank, TierConfig
+from memsparse.engine import workers as workers_module
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
-from memsparse.engine.workers import Worker, Workers, answer_of
+from memsparse.engine.workers import Worker, WorkerLostError, Workers, answer_of, check_workers, part_of
 from memsparse.errors import BankNotFoundError, ConfigError, InputError, ModelError
 from memsparse.types import Answer, Citation, LayerRouting, Round, Usage
 from tests.engine.builders import documents, save_model, tiny_model
@@ -63,11 +65,41 @@ def pids(engine: MemoryEngine) -> list[int]:
     return engine._workers.pids
 
 
-def wait_until_gone(pid: int) -> None:
+def wait_until(what: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
-    while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()[:64]:
-        assert time.monotonic() < end, f"process {pid} goes on"
-        time.sleep(0.05)
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Of a process that is none of ours; one of ours would have to be waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return is_zombie(pid)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and whoever ought to has not noticed; False where the system does not say."""
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")[:64]
+    except OSError:
+        return False
+
+
+def stand_in(script: str, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker whose process is another one; `line` is its end of the connection."""
+    begin = (
+        "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1]));"
+    )
+    monkeypatch.setattr(
+        workers_module,
+        "_COMMAND",
+        (sys.executable, "-c", f"{begin} import json, os, signal; started = line.recv_bytes(); {script}"),
+    )
+    return Worker({"threads": 1})
 
 
 def test_answers_are_those_of_one_process(engine: MemoryEngine, single: MemoryEngine) -> None:
@@ -84,30 +116,58 @@ def test_a_question_goes_where_there_are_fewest(
     given = []
     ask = Worker.ask
 
-    def spy(worker: Worker, question: str, *view: Any) -> Any:
-        given.append(question)
-        return ask(worker, question, *view)
+    def spy(worker: Worker, questions: Sequence[str], *view: Any) -> Any:
+        given.append(tuple(questions))
+        return ask(worker, questions, *view)
 
     monkeypatch.setattr(Worker, "ask", spy)
     engine.ask(QUESTIONS[0])
     assert given == []
     engine.ask_many(QUESTIONS)
-    assert given == [QUESTIONS[1], QUESTIONS[3]]
+    assert given == [(QUESTIONS[1], QUESTIONS[3])]
     given.clear()
     inside, outside = threading.Event(), threading.Event()
 
-    def held(questions: Any) -> list[Any]:
+    def held(questions: Sequence[str]) -> list[Any]:
         inside.set()
         assert outside.wait(SECONDS)
         return [None] * len(questions)
 
     with ThreadPoolExecutor(1) as others:
-        first = others.submit(engine._workers.ask, ["held"], None, 1, here=held)
+        first = others.submit(engine._workers.ask, ["held"], None, 1, held)
         assert inside.wait(SECONDS)
-        engine.ask(QUESTIONS[2])
-        outside.set()
+        try:
+            engine.ask(QUESTIONS[2])
+        finally:
+            outside.set()
         assert first.result() == [None]
-    assert given == [QUESTIONS[2]]
+    assert given == [(QUESTIONS[2],)]
+    engine.ask(QUESTIONS[2])
+    assert given == [(QUESTIONS[2],)]
+
+
+def test_a_process_has_its_share_of_threads_while_others_answer(
+    engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._workers, "_threads", 2)
+    seen = []
+
+    def here(questions: Sequence[str]) -> list[Any]:
+        seen.append(torch.get_num_threads())
+        return [None] * len(questions)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        engine._workers.ask(["alone"], None, 1, here)
+        engine._workers.ask(QUESTIONS, None, 1, here)
+        assert seen == [4, 2]
+        assert torch.get_num_threads() == 4
+        torch.set_num_threads(1)
+        engine._workers.ask(QUESTIONS, None, 1, here)
+        assert seen[-1] == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_errors_are_those_of_one_process(engine: MemoryEngine) -> None:
@@ -132,44 +192,116 @@ def test_the_next_question_sees_what_was_added(loaded: LoadedModel, tmp_path: Pa
             seen = {number for each in answer.rounds for layer in each.routing for number in layer.numbers}
             assert seen == set(left.numbers)
         assert [trace(a) for a in engine.ask_many(QUESTIONS, version=1)] == [trace(a) for a in more]
+        [pid] = pids(engine)
+    assert is_gone(pid)
 
 
 def test_what_a_killed_worker_had_is_answered_here(
     bank: Path, loaded: LoadedModel, single: MemoryEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = [trace(answer) for answer in single.ask_many(QUESTIONS)]
-    with MemoryEngine.open(bank, loaded, workers=2, max_new_tokens=12) as engine:
-        [pid] = pids(engine)
+    with MemoryEngine.open(bank, loaded, workers=3, max_new_tokens=12) as engine:
+        pid, other = pids(engine)
+        worker = engine._workers._workers[0]
         os.kill(pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as callers:
             asked = callers.submit(engine.ask_many, QUESTIONS)
-            with pytest.raises(TimeoutError):
-                asked.result(0.5)
+            wait_until(lambda: len(worker._asked) == 1)
             os.kill(pid, signal.SIGKILL)
             assert [trace(answer) for answer in asked.result(SECONDS)] == right
         assert [trace(answer) for answer in engine.ask_many(QUESTIONS)] == right
-        assert caplog.text.count(f"worker {pid} is gone") == 1
+        assert f"worker {pid} was killed by signal 9; the other processes go on" in caplog.text
+        assert str(other) not in caplog.text
+    assert len(caplog.records) == 1
 
 
-def test_what_cannot_be_opened_there_is_told_here(bank: Path, loaded: LoadedModel) -> None:
-    threads = torch.get_num_threads()
-    with pytest.raises(ModelError, match="no/such"):
-        MemoryEngine.open(bank, replace(loaded, name="no/such/model"), workers=2)
-    assert torch.get_num_threads() == threads
+def test_an_interrupted_call_is_forgotten(
+    engine: MemoryEngine, single: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [worker] = engine._workers._workers
+    told = []
+    tell = worker._tell
+    monkeypatch.setattr(worker, "_tell", lambda message: (told.append(json.loads(message)), tell(message)))
 
+    def interrupted(questions: Sequence[str]) -> list[Any]:
+        raise KeyboardInterrupt
 
-def test_processes_end_with_their_engine(bank: Path, loaded: LoadedModel) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    os.kill(worker.pid, signal.SIGSTOP)
     try:
-        engine = MemoryEngine.open(bank, loaded, workers=2)
-        assert torch.get_num_threads() == 1
-        [pid] = pids(engine)
-        engine.close()
-        assert torch.get_num_threads() == 2
-        assert not Path(f"/proc/{pid}").exists()
+        with pytest.raises(KeyboardInterrupt):
+            engine._workers.ask(QUESTIONS * 50, None, 1, interrupted)
     finally:
-        torch.set_num_threads(threads)
+        os.kill(worker.pid, signal.SIGCONT)
+    assert told[1] == {"forget": told[0]["numbers"]}
+    assert not worker._asked
+    assert engine._workers._has == [0, 0]
+    assert [trace(a) for a in engine.ask_many(QUESTIONS)] == [trace(a) for a in single.ask_many(QUESTIONS)]
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("os._exit(3)", "ended with exit code 3"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by signal 9"),
+        ("os.write(line.fileno(), bytes([0, 0, 1, 0]) + b'{'); os._exit(0)", "ended with exit code 0"),
+    ],
+)
+def test_a_worker_that_does_not_begin_is_told(
+    script: str, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = stand_in(script, monkeypatch)
+    with pytest.raises(WorkerLostError, match=f"worker {worker.pid} {how}"):
+        worker.ready.result(SECONDS)
+    assert worker.is_lost
+    [late] = worker.ask(["late"], None, 1)
+    assert isinstance(late.exception(SECONDS), WorkerLostError)
+    worker.hang_up()
+    worker.join()
+    assert not caplog.text  # whoever waits for it says so
+
+
+def test_half_a_reply_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+number = json.loads(started)["numbers"][0]; line.send_bytes(json.dumps({"number": number}).encode())
+line.recv_bytes(); os.write(line.fileno(), bytes([0, 0, 1, 0]) + b'{"number": 1, "answer": {"te'); os._exit(0)
+"""
+    worker = stand_in(script.strip(), monkeypatch)
+    assert worker.ready.result(SECONDS) is None
+    [asked] = worker.ask(["?"], None, 1)
+    assert isinstance(asked.exception(SECONDS), WorkerLostError)
+    worker.join()
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "ENDING_SECONDS", 0.2)
+    worker = stand_in("import time; time.sleep(600)", monkeypatch)
+    worker.hang_up()
+    worker.join()
+    assert isinstance(worker.ready.exception(SECONDS), WorkerLostError)
+    assert is_gone(worker.pid)
+
+
+def test_what_cannot_be_told_is_nobody_s_question(engine: MemoryEngine) -> None:
+    [worker] = engine._workers._workers
+    with pytest.raises(TypeError):
+        worker.ask([object()], None, 1)  # type: ignore[list-item]
+    assert not worker._asked
+    assert engine.ask_many(QUESTIONS, namespace=deque(["default"]))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_opened_there_is_told_here(tmp_path: Path, loaded: LoadedModel) -> None:
+    nowhere = replace(loaded, name="no/such/model")
+    with pytest.raises(ModelError, match="no/such"):
+        MemoryEngine.open(tmp_path / "b", nowhere, workers=2)
+
+
+def test_processes_end_with_an_engine_nobody_closed(bank: Path, loaded: LoadedModel) -> None:
+    engine = MemoryEngine.open(bank, loaded, workers=2)
+    [pid] = pids(engine)
+    engine.bank.close()
+    del engine
+    gc.collect()
+    wait_until(lambda: is_gone(pid))
 
 
 def test_processes_end_with_a_killed_one(bank: Path, folder: Path) -> None:
@@ -180,21 +312,36 @@ from memsparse.engine.loading import load_model
 
 engine = MemoryEngine.open(sys.argv[1], load_model(sys.argv[2], dtype="float32"), workers=2)
 print(*engine._workers.pids, flush=True)
-time.sleep(600)
+engine.ask_many(["Where is the cat?"] * 100000)
 """
     command = [sys.executable, "-c", script, str(bank), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
-        assert asking.stdout is not None
-        pid = int(asking.stdout.readline())
-        asking.kill()
-    wait_until_gone(pid)
+        try:
+            assert asking.stdout is not None
+            pid = int(asking.stdout.readline())
+            time.sleep(0.5)
+        finally:
+            asking.kill()
+    wait_until(lambda: is_gone(pid))
+
+
+def test_memory_and_batch_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "free_host_bytes", lambda: 6400)
+    given = EngineConfig(workers=4, max_batch=10, tiers=TierConfig(device_bytes=7))
+    part = part_of(given)
+    assert (part.workers, part.max_batch) == (1, 3)
+    assert (part.tiers.device_bytes, part.tiers.host_bytes) == (7, 100)
+    assert part_of(replace(given, tiers=TierConfig(host_bytes=5))).tiers == TierConfig(
+        device_bytes=800, host_bytes=5
+    )
+    assert part_of(EngineConfig()) == EngineConfig()
 
 
 def test_accelerators_are_not_shared(bank: Path, loaded: LoadedModel) -> None:
-    elsewhere: Any = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.raises(ConfigError, match="workers is 2; processes cannot share cuda"):
+        check_workers(2, torch.device("cuda"))
+    check_workers(1, torch.device("cuda"))
     with Bank.open(bank, fingerprint(loaded)) as opened:
-        with pytest.raises(ConfigError, match="workers is 2; processes cannot share cuda"):
-            Workers(opened, elsewhere, EngineConfig(workers=2))
         Workers(opened, loaded, EngineConfig()).close()
 
 
