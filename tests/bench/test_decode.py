@@ -60,3 +60,17 @@ def test_another_answer_in_company_is_refused_unless_it_is_a_figure(loaded, monk
 def test_nothing_is_not_measured(loaded, settings):
     with pytest.raises(ConfigError, match="1 or more"):
         measure(loaded, **settings)
+
+
+def test_workers_divide_what_is_under_way(loaded, monkeypatch):
+    opened = []
+    open_engine = MemoryEngine.open
+
+    def spy(*place, **settings):
+        opened.append((settings.get("max_batch"), settings.pop("workers", None)))
+        return open_engine(*place, **settings)
+
+    monkeypatch.setattr(MemoryEngine, "open", spy)
+    result = measure(loaded, together=(1, 2, 3, 4, 6), workers=3)
+    assert opened == [(None, None), (2, 2), (3, 3), (4, 2), (6, 3)]
+    assert [row["workers"] for row in result["together"]] == [1, 2, 3, 2, 3]

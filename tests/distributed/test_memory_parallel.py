@@ -15,6 +15,7 @@ from memsparse.distributed import ranks as ranks_module
 from memsparse.distributed.launch import engine_class
 from memsparse.distributed.memory_parallel import ParallelEngine, ShardedReader
 from memsparse.distributed.ranks import leading
+from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.errors import BankCorruptError, BankMismatchError, ConfigError, EngineError
 from memsparse.types import Answer
@@ -319,3 +320,9 @@ def test_readers_nobody_holds_are_let_go(bank):
 
     keys, left = together(2, body).result
     assert left == keys[-1:]  # the others were told with the next view
+
+
+def test_ranks_have_no_workers() -> None:
+    nothing: Any = None
+    with pytest.raises(ConfigError, match="workers is 2"):
+        ParallelEngine(nothing, nothing, EngineConfig(workers=2))

@@ -35,3 +35,9 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> No
 
 def test_the_ends_of_each_range_are_in_it() -> None:
     EngineConfig(max_rounds=0, max_new_tokens=1, top_p=1.0, margin=0.0, overlap=0.0, max_document_tokens=16)
+
+
+def test_every_worker_has_a_place_in_the_batch() -> None:
+    EngineConfig(workers=16, max_batch=16)
+    with pytest.raises(ConfigError, match="workers is 4; it must be at most max_batch, 3"):
+        EngineConfig(workers=4, max_batch=3)
