@@ -48,7 +48,7 @@ class EngineConfig:
     quote_passes: int = 32
     """Quote decoding at temperature 0: passes of the model that may go into finding the likeliest quote. 0:
     the likeliest token is taken at each step."""
-    refuse_above: float = 0.16
+    refuse_above: float = 0.2
     """Models that quote: how probable the whole sentence for none must be to be the answer. A quote is one of
     many, so the likeliest first token says little; 0: refuse always, 1: never."""
     max_batch: int = 16
