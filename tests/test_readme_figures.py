@@ -240,3 +240,14 @@ def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path, monkeypatch)
     assert "one at a time and 2 at once" in made
     assert "40 chunks" in made
     assert "{" not in made
+
+
+@pytest.mark.parametrize("table", ["worlds", "real", "needles"])
+def test_a_table_of_the_checkpoint_is_of_one_checkpoint(table: str) -> None:
+    files = set(re.findall(r"\{([^:}]+):", load().FIGURES[table]))
+    read = {
+        file: json.loads(gzip.decompress((ROOT / "benchmarks" / "results" / f"{file}.json.gz").read_bytes()))
+        for file in files
+    }
+    weights = {file: result["settings"]["model"]["weights"] for file, result in read.items()}
+    assert len(set(weights.values())) == 1, weights
