@@ -89,16 +89,27 @@ def is_zombie(pid: int) -> bool:
         return False
 
 
-def stand_in(script: str, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """A worker whose process is another one; `line` is its end of the connection."""
+READY = """
+number = json.loads(started)["numbers"][0]
+line.send_bytes(json.dumps({"number": number}).encode())
+"""
+
+
+def instead(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the processes of workers run something else; `line` is their end of the connection."""
     begin = (
         "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1]));"
     )
-    monkeypatch.setattr(
-        workers_module,
-        "_COMMAND",
-        (sys.executable, "-c", f"{begin} import json, os, signal; started = line.recv_bytes(); {script}"),
+    command = (
+        sys.executable,
+        "-c",
+        f"{begin} import json, os, signal; started = line.recv_bytes(); {script}",
     )
+    monkeypatch.setattr(workers_module, "_COMMAND", command)
+
+
+def stand_in(script: str, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    instead(script, monkeypatch)
     return Worker({"threads": 1})
 
 
@@ -261,11 +272,11 @@ def test_a_worker_that_does_not_begin_is_told(
 
 
 def test_half_a_reply_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = """
-number = json.loads(started)["numbers"][0]; line.send_bytes(json.dumps({"number": number}).encode())
-line.recv_bytes(); os.write(line.fileno(), bytes([0, 0, 1, 0]) + b'{"number": 1, "answer": {"te'); os._exit(0)
+    half = """line.recv_bytes()
+os.write(line.fileno(), bytes([0, 0, 1, 0]) + b'{"number": 1, "answer": {"te')
+os._exit(0)
 """
-    worker = stand_in(script.strip(), monkeypatch)
+    worker = stand_in(READY + half, monkeypatch)
     assert worker.ready.result(SECONDS) is None
     [asked] = worker.ask(["?"], None, 1)
     assert isinstance(asked.exception(SECONDS), WorkerLostError)
@@ -289,13 +300,17 @@ def test_what_cannot_be_told_is_nobody_s_question(engine: MemoryEngine) -> None:
     assert engine.ask_many(QUESTIONS, namespace=deque(["default"]))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_there_is_told_here(tmp_path: Path, loaded: LoadedModel) -> None:
     nowhere = replace(loaded, name="no/such/model")
     with pytest.raises(ModelError, match="no/such"):
         MemoryEngine.open(tmp_path / "b", nowhere, workers=2)
 
 
-def test_processes_end_with_an_engine_nobody_closed(bank: Path, loaded: LoadedModel) -> None:
+def test_processes_end_with_an_engine_nobody_closed(
+    bank: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead(READY + "line.poll(None)", monkeypatch)
     engine = MemoryEngine.open(bank, loaded, workers=2)
     [pid] = pids(engine)
     engine.bank.close()
@@ -304,6 +319,7 @@ def test_processes_end_with_an_engine_nobody_closed(bank: Path, loaded: LoadedMo
     wait_until(lambda: is_gone(pid))
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_killed_one(bank: Path, folder: Path) -> None:
     script = """
 import sys, time
