@@ -65,8 +65,8 @@ def measure_decode(
             searching = in_turns({text: partial(engine.search, text) for text in asked}, loaded.device, 1)
             stats = engine.bank.stats()
         opening = in_turns({"": lambda: Bank.open(place, read_only=True).close()}, loaded.device, 10)[""]
-        rows = [_row(1, alone, sum(latencies)) | {"latency_ms": percentiles(latencies), "same_answers": 1.0}]
-        rows[0]["workers"] = 1
+        told = {"latency_ms": percentiles(latencies), "same_answers": 1.0, "workers": 1}
+        rows = [_row(1, alone, sum(latencies)) | told]
         for count in sorted(set(together) - {1}):
             note(f"{count} at once")
             beside = max(n for n in range(1, min(workers, count) + 1) if count % n == 0)

@@ -27,7 +27,7 @@ from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
 from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import NumberedReader
-from memsparse.engine.workers import Workers, check_workers, part_of
+from memsparse.engine.workers import Answering, Outcome, Workers, check_workers
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
@@ -87,8 +87,7 @@ class MemoryEngine:
         )
         self._runner = ModelRunner(loaded)
         self._workers = Workers(bank, loaded, config)
-        part = part_of(config)
-        self._tiers = part.tiers
+        part = self._workers.part
         self._scheduler = Scheduler(
             self._runner, max_batch=part.max_batch, max_batch_tokens=part.max_batch_tokens
         )
@@ -268,7 +267,7 @@ class MemoryEngine:
         has one, once all the others are through.
         """
         version = self.bank.version if version is None else version
-        namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
+        namespace = _fixed(namespace)
         here = self.answering(namespace, version)
         outcomes = self._workers.ask(questions, namespace, version, here)
         if not return_errors:
@@ -277,16 +276,14 @@ class MemoryEngine:
                     raise outcome
         return outcomes
 
-    def answering(
-        self, namespace: Namespaces, version: int
-    ) -> Callable[[Sequence[str]], list[Answer | Exception]]:
+    def answering(self, namespace: Namespaces, version: int) -> Answering:
         """What answers questions of one view in this process; `ask_many` shares them with `workers`.
 
         Raises: BankError for an unknown version.
         """
         reader = self._reader(namespace, version)
 
-        def answer(questions: Sequence[str]) -> list[Answer | Exception]:
+        def answer(questions: Sequence[str]) -> list[Outcome]:
             tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
             return [ticket.error or ticket.result() for ticket in tickets]
 
@@ -397,7 +394,7 @@ class MemoryEngine:
         decides = (self.config.id_decoding or config.id_decoding) == "router"
         all_scores = all_scores or (decides and not self._sifts())
         latest = self.bank.version
-        namespace = namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
+        namespace = _fixed(namespace)
         key = (namespace, latest if version is None else version, all_scores)
         with self._mutex:
             reader, stale = self._views.get(key, (None, -inf))
@@ -414,7 +411,7 @@ class MemoryEngine:
                     namespace=namespace,
                     version=key[1],
                     now=now,
-                    tiers=self._tiers,
+                    tiers=self._workers.part.tiers,
                 )
                 self._views[key] = (reader, stale)
                 while len(self._views) > _VIEWS:
@@ -461,6 +458,11 @@ def _create_or_open(path: str | Path, own: Fingerprint) -> Bank:
             return Bank.open(path, own)  # another process has created it in this moment
         except BankNotFoundError:
             raise error from None
+
+
+def _fixed(namespace: Namespaces) -> str | tuple[str, ...] | None:
+    """Namespaces as a key; whatever a sequence of them becomes later."""
+    return namespace if namespace is None or isinstance(namespace, str) else tuple(namespace)
 
 
 def _nothing_to_read(tell: Tell) -> Steps:

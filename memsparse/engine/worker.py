@@ -9,7 +9,7 @@ finished what it is at.
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -23,11 +23,9 @@ from memsparse.bank import TierConfig
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import load_model
+from memsparse.engine.workers import Answering
 from memsparse.errors import MemSparseError, told
 from memsparse.types import Answer
-
-Answering = Callable[[Sequence[str]], list[Answer | Exception]]
-"""Questions to what comes of them, over one view of the bank."""
 
 
 def serve(line: Connection) -> int:

@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 Outcome = Answer | Exception
 """What comes of a question: the answer, or what was raised in its place."""
+Answering = Callable[[Sequence[str]], list[Outcome]]
+"""Questions to what comes of them, over one view of the bank."""
 
 
 class WorkerLostError(EngineError):
@@ -79,6 +81,8 @@ class Workers:
         WorkerLostError for one that ended instead.
         """
         check_workers(config.workers, loaded.device)
+        self.part = part_of(config)
+        """What each of them runs by, this one included."""
         self._threads = max(1, torch.get_num_threads() // config.workers)
         self._mutex = threading.Lock()
         self._has = [0] * config.workers
@@ -88,7 +92,7 @@ class Workers:
             "threads": self._threads,
             "model": loaded.source(),
             "bank": str(bank.path.resolve()),
-            "settings": asdict(part_of(config)),
+            "settings": asdict(self.part),
         }
         try:
             for _ in range(config.workers - 1):
@@ -111,7 +115,7 @@ class Workers:
         questions: Sequence[str],
         namespace: str | Sequence[str] | None,
         version: int,
-        here: Callable[[Sequence[str]], Sequence[Outcome]],
+        here: Answering,
     ) -> list[Outcome]:
         """The outcomes of questions, in their order; an error that is none of ours comes back as EngineError.
 
@@ -193,10 +197,10 @@ class Worker:
         self._asked: dict[int, Future[Any]] = {}
         self._mutex, self._sending = threading.Lock(), threading.Lock()
         self._is_closing = self.is_lost = False
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
         [self.ready] = self._send([next(self._numbers)], start)
         """Done when it has opened model and bank; its error says why it could not."""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     @property
     def pid(self) -> int:

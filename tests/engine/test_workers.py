@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from memsparse.bank import Bank, TierConfig
+from memsparse.distributed.ranks import _lives
 from memsparse.engine import workers as workers_module
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
@@ -73,20 +74,7 @@ def wait_until(what: Callable[[], bool]) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Of a process that is none of ours; one of ours would have to be waited for."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return is_zombie(pid)
-
-
-def is_zombie(pid: int) -> bool:
-    """Whether it has ended, and whoever ought to has not noticed; False where the system does not say."""
-    try:
-        return " Z " in Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")[:64]
-    except OSError:
-        return False
+    return not _lives(pid)
 
 
 READY = """
