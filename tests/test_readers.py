@@ -184,7 +184,9 @@ def test_a_damaged_gzip_file_keeps_what_came_before(read) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"plain", gzip.compress(b"x")[:9], gzip.compress(b"x" * 99)[:-20] + b"\xff" * 20]
+    "data",
+    [b"plain", gzip.compress(b"x")[:9], gzip.compress(b"x" * 99)[:-20] + b"\xff" * 20],
+    ids=["plain", "header cut short", "no data after the header"],
 )
 def test_a_file_that_is_no_gzip_data(read, data: bytes) -> None:
     assert read("c.jsonl.gz", data) == ([], ["damaged gzip data after line 0"])
