@@ -41,13 +41,11 @@ class Asked:
         return f"{_COUNTS[len(self.chain) - 1]}_hop" if self.answer else "lookup"
 
 
-def understand(
-    row: Mapping[str, Any], passages: Mapping[str, Mapping[str, Any]], *, split: str = "train"
-) -> Asked | None:
+def understand(row: Mapping[str, Any], passages: Mapping[str, Mapping[str, Any]]) -> Asked | None:
     """Return what a row of queries asks; None where it cannot be learnt from.
 
-    That is a row of another split, one without known passages, with more than eight of them, or whose one
-    passage does not state an answer that is given. A question without answers, or whose answers stand
+    That is a row without known passages, with more than eight of them, or whose one passage does not state
+    an answer that is given. A question without answers, or whose answers stand
     nowhere, as those answered by yes or no, asks for its passages alone.
 
     Several passages are read in the order in which each states what leads to the next: the answers of
@@ -56,9 +54,7 @@ def understand(
     states an answer, or if no answer is asked for and nothing must be combined ("hops" is 1 or missing).
     """
     ids = list(dict.fromkeys(row.get("positive_ids") or ()))
-    if row.get("split", split) != split or not 1 <= len(ids) <= MOST_PASSAGES:
-        return None
-    if any(id_ not in passages for id_ in ids):
+    if not 1 <= len(ids) <= MOST_PASSAGES or any(id_ not in passages for id_ in ids):
         return None
     held = [passages[id_] for id_ in ids]
     texts = [str(passage["text"]) for passage in held]

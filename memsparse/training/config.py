@@ -1,7 +1,7 @@
 """What a training run is: phases and settings, read from a TOML recipe and checked before any work."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 
 from memsparse.errors import ConfigError
 from memsparse.model.configuration_memsparse import MemSparseConfig
-from memsparse.training.data import NOT_FOUND
+from memsparse.training.data import NOT_FOUND, CallMix
+from memsparse.training.lora import LoraSettings
 from memsparse.training.optimizer import OptimizerConfig
 from memsparse.training.phases import BUILT_TASKS as BUILT_TASKS
 from memsparse.training.phases import TASKS as TASKS
@@ -39,8 +40,9 @@ class ReadingSource:
     """A Hugging Face dataset, by name or folder, in place of either file or of both."""
     subset: str | None = None
     """Its configuration, where it has several."""
-    split: str = "train"
-    """Of the dataset, and of questions that are marked with one: others are left out."""
+    split: str | None = None
+    """Of the dataset, and of questions that are marked with one: others are left out. None: "train" to read;
+    to validate, all questions but those marked "train" (of a dataset it has to be named)."""
     columns: dict[str, str] = field(default_factory=dict)
     """The dataset's names for our fields."""
     negatives: int = 3
@@ -118,13 +120,16 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
         hold("", "seed", self.seed, 0, 2**32 - 1)
         lowest = {"vocab_size": 1, "threads": 1, "warmup": 0, "eval_every": 1, "save_every": 1}
-        for name, low in (lowest | {"micro_steps": 1, "eval_documents": 1}).items():
+        for name, low in (lowest | {"micro_steps": 1}).items():
             hold("", name, getattr(self, name), low)
         fewest, most = self.reading_window
         hold("", "reading_words", fewest, 1)
         hold("", "reading_words", most, fewest)
         for name in ("decay", "floor"):
             hold("", name, getattr(self, name), 0, 1)
+        hold("", "eval_documents", self.eval_documents, 1, 10 ** CallMix().most_digits)
+        if self.lora is not None:
+            made(LoraSettings, self.lora, "lora: ")
         if self.reading is not None and not sum(source.weight for source in self.reading_sources):
             raise ConfigError("reading names no source with a weight above 0; add one, or leave reading out")
         if not self.steps:
@@ -193,7 +198,8 @@ class TrainConfig:
     @property
     def reading_sources(self) -> tuple[ReadingSource, ...]:
         """The sources of real text."""
-        return _sources("reading", [self.reading] if isinstance(self.reading, dict) else self.reading or [])
+        tables = [self.reading] if isinstance(self.reading, dict) else self.reading or []
+        return tuple(replace(each, split=each.split or "train") for each in _sources("reading", tables))
 
     @property
     def validation_sources(self) -> tuple[ReadingSource, ...]:

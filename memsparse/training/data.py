@@ -7,6 +7,7 @@ are drawn anew every step, so they can only be read from memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from random import Random
 from typing import Literal
 
@@ -96,6 +97,8 @@ class Step:
     """(N, S), padded on the right."""
     document_lengths: Tensor
     """(N,)"""
+    hashes: Tensor
+    """(N,) int64, of the documents' ids: equal where a document is."""
     digits: Tensor
     """(N, digits) decimal digits of the document numbers, most significant first, -100 beyond the number."""
     batches: tuple[CallBatch, ...]
@@ -164,7 +167,7 @@ class StepBuilder:
                 f"no question has a call of at most {self.max_call_tokens} tokens; raise max_document_tokens "
                 f"({self.max_document_tokens}), or use a larger vocabulary"
             )
-        return self._tensors(encoded, numbers, drawn, self._spans(documents, questions, rng, spans))
+        return self._tensors(pool, encoded, drawn, self._spans(documents, questions, rng, spans))
 
     def _draw_call(self, question: Question, pool: "_Pool", rng: Random) -> Call | None:
         chain = [pool.index[document_id] for document_id in question.chain]
@@ -281,7 +284,7 @@ class StepBuilder:
         )
 
     def _tensors(
-        self, documents: list[list[int]], numbers: list[int], calls: list[Call], spans: tuple[Tensor, Tensor]
+        self, pool: "_Pool", documents: list[list[int]], calls: list[Call], spans: tuple[Tensor, Tensor]
     ) -> Step:
         document_ids, document_mask = pad(documents, WIDTH_MULTIPLE)
         # Neighbours in length share a batch, so that little is padding.
@@ -293,7 +296,8 @@ class StepBuilder:
             document_ids=document_ids,
             document_lengths=lengths,
             starts=starts,
-            digits=_digits(numbers, self.mix.most_digits),
+            hashes=torch.tensor([_hash(document.id) for document in pool.documents]),
+            digits=_digits(pool.numbers, self.mix.most_digits),
             batches=tuple(
                 self._batch(calls[start : start + BATCH_ROWS], len(documents), after)
                 for start in range(0, len(calls), BATCH_ROWS)
@@ -401,6 +405,11 @@ def induction_batch(
         ids.append(tokens[: 2 * span])
         labels.append(targets[: 2 * span])
     return torch.tensor(ids), torch.tensor(labels)
+
+
+def _hash(id_: str) -> int:
+    """The same in every process, as Python's own is not."""
+    return int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _shorten(ids: list[int], limit: int, tail: int) -> list[int]:

@@ -59,26 +59,35 @@ class KeyQueue:
 
     def __init__(self, documents: int) -> None:
         self.limit = documents
-        self._steps: deque[tuple[dict[int, Tensor], Tensor, int]] = deque()
+        self._steps: deque[tuple[dict[int, Tensor], Tensor, Tensor]] = deque()
         self._held = 0
 
-    def push(self, keys: dict[int, Tensor], document_of_chunk: Tensor, documents: int) -> None:
-        """Keep one step's keys and drop the oldest beyond the limit; a step larger than that is not kept."""
-        if documents > self.limit:
+    def push(self, keys: dict[int, Tensor], document_of_chunk: Tensor, hashes_N: Tensor) -> None:
+        """Keep one step's keys and drop the oldest beyond the limit; a step larger than that is not kept.
+
+        Args:
+            hashes_N: (N,) what tells the step's documents from others, as `Step.hashes`.
+        """
+        if len(hashes_N) > self.limit:
             return
         kept = {layer: key.detach() for layer, key in keys.items()}
-        self._steps.append((kept, document_of_chunk, documents))
-        self._held += documents
+        self._steps.append((kept, document_of_chunk, hashes_N))
+        self._held += len(hashes_N)
         while self._held > self.limit:
-            self._held -= self._steps.popleft()[2]
+            self._held -= len(self._steps.popleft()[2])
+
+    def holding(self, hashes_N: Tensor) -> Tensor:
+        """(N, Q) bool: which of the Q documents held are the N that are named."""
+        held = torch.cat([hashes_N[:0], *(hashes for _, _, hashes in self._steps)])
+        return hashes_N[:, None] == held
 
     def layer(self, layer_idx: int) -> tuple[Tensor, Tensor, int] | None:
         """(C, W) keys, (C,) document indices and the number of documents; None while empty."""
         if not self._steps:
             return None
         shifts = [0]
-        for _, _, count in self._steps:
-            shifts.append(shifts[-1] + count)
+        for _, _, hashes in self._steps:
+            shifts.append(shifts[-1] + len(hashes))
         keys = torch.cat([held[layer_idx] for held, _, _ in self._steps])
         shifted = [index + shift for (_, index, _), shift in zip(self._steps, shifts, strict=False)]
         return keys, torch.cat(shifted), shifts[-1]
@@ -95,8 +104,8 @@ class KeyQueue:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hold what a `state_dict` says, and nothing else."""
         self.limit = int(state["limit"])
-        self._steps = deque((keys, index, int(count)) for keys, index, count in state["steps"])
-        self._held = sum(count for _, _, count in self._steps)
+        self._steps = deque((keys, index, hashes) for keys, index, hashes in state["steps"])
+        self._held = sum(len(hashes) for _, _, hashes in self._steps)
 
 
 class TrainingMemory(InBatchMemory):
@@ -203,10 +212,11 @@ def run_step(
     told = lm_documents if weights.documents else 0
     document_loss = _encode(model, step, written, told)
     held = {} if queue is None else queue.layers()
+    same = None if queue is None else queue.holding(step.hashes)
     results = []
     for batch in step.batches:
         alone = (torch.rand(len(batch.ids), generator=generator) < gold_only).to(batch.ids.device)
-        results.append(_run_calls(model, step.head, batch, written, alone, held))
+        results.append(_run_calls(model, step.head, batch, written, alone, held, same))
     scores = torch.cat([result.scores for result in results], dim=1)
     positives = torch.cat([result.positives for result in results])
     parts = {
@@ -220,7 +230,8 @@ def run_step(
     if reader is not None and weights.digits:
         parts["digits"] = (weights.digits, reader.loss(written, step.digits))
     if queue is not None:
-        queue.push({layer: chunks.routing_k for layer, chunks in written.layers.items()}, of_chunk, documents)
+        keys = {layer: chunks.routing_k for layer, chunks in written.layers.items()}
+        queue.push(keys, of_chunk, step.hashes)
     metrics = {name: float(part.detach()) for name, (_, part) in parts.items()}
     return StepResult(
         loss=torch.stack([weight * part for weight, part in parts.values()]).sum(),
@@ -286,6 +297,7 @@ def _run_calls(
     written: InBatchMemory,
     alone: Tensor,
     held: HeldKeys,
+    same_NQ: Tensor | None,
 ) -> _Calls:
     asking = batch.positives.any(1)
     memory = TrainingMemory(
@@ -311,6 +323,10 @@ def _run_calls(
             # A call shown its own document alone knows it by what it read of it below: no lesson in routing.
             all_scores = all_scores.masked_fill(alone[asking][:, None], float("-inf"))
         extra = memory.queue_scores.get(layer, all_scores[:, :0])
+        if same_NQ is not None and extra.shape[1]:
+            # What is asked for, or was read, is no negative for having been in an earlier step too.
+            own = (batch.positives | batch.read)[asking]
+            extra = extra.masked_fill((own[:, :, None] & same_NQ).any(1), float("-inf"))
         scores.append(torch.cat([all_scores, extra], dim=1))
     positives = batch.positives[asking]
     targets = batch.labels[:, 1:]

@@ -80,6 +80,8 @@ class Phase:
         for name, low in lowest.items():
             hold(where, name, getattr(self, name), low)
         hold(where, "documents", self.documents, 1, 10 ** CallMix().most_digits)
+        if self.queue:
+            hold(where, "queue", self.queue, self.documents)
         if self.task == "spans":
             hold(where, "spans", self.spans, 1)
         shares = ("reading_share", "real_documents", "gold_only", "first", "misses", "distractors")

@@ -12,7 +12,7 @@ from memsparse.training.chains import Asked
 from memsparse.training.dataset_rows import DatasetRows
 from memsparse.training.passages import Passages
 from memsparse.training.questions import Questions
-from memsparse.training.row_source import RowSource, Understanding, open_rows
+from memsparse.training.row_source import TRAIN, RowSource, Understanding, open_rows
 from memsparse.training.selfmade import Quizzer
 from memsparse.training.windows import cut_window
 from memsparse.training.world import Question
@@ -68,7 +68,8 @@ class ReadingSet:
         corpus, queries: the files.
         window_words: words of a window, or the fewest and the most.
         dataset, subset, columns: as `DatasetRows` takes them.
-        split: of the dataset, and of rows that are marked with one.
+        split: of the dataset, and of questions that are marked with one. None: all questions but those marked
+            "train"; a dataset's has to be named.
         negatives: mined negatives of a question that may join a pool.
         strict: refuse a question whose passages are not all in the corpus; else such questions are left out,
             and one warning tells how many.
@@ -86,7 +87,7 @@ class ReadingSet:
         window_words: int | tuple[int, int],
         dataset: str | None = None,
         subset: str | None = None,
-        split: str = "train",
+        split: str | None = TRAIN,
         columns: Mapping[str, str] | None = None,
         negatives: int = 3,
         strict: bool = False,
@@ -97,7 +98,11 @@ class ReadingSet:
         if negatives < 0:
             raise ConfigError(f"negatives is {negatives}; it must be at least 0")
         self.negatives = negatives
-        table = None if dataset is None else DatasetRows(dataset, subset=subset, split=split, columns=columns)
+        table = None
+        if dataset is not None:
+            if split is None:
+                raise ConfigError(f"dataset {dataset} comes without a split; name the one to read: split = ...")
+            table = DatasetRows(dataset, subset=subset, split=split, columns=columns)
         passages, questions, names = open_rows(corpus, queries, table)
         self.passages = Passages(passages())
         if not self.passages:

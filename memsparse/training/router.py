@@ -48,6 +48,7 @@ class RouterReport:
     """Questions held out, on which recall is measured."""
     holdout: str
     steps: int
+    """Of all rounds, those included that a round which no longer learnt left out."""
     best_step: int
     """0: the routers began best and stay as they were."""
     bytes: int

@@ -86,7 +86,7 @@ class RouterFit:
         self.pools = PoolMaker(pairs, self.rows, limit=config.pool, seed=config.seed)
         self.step = self.round = self.stale = self.best_step = 0
         self.loss = 0.0
-        self.best = routers_of(loaded.model)
+        self.best, self.best_bias = routers_of(loaded.model), self._bias_now()
         self.readers = self.best
         self.best_recall = -1.0
         self.before: Recall = {}
@@ -134,6 +134,7 @@ class RouterFit:
         self.round, self.step, self.before = int(state["round"]), int(state["step"]), state["before"]
         self.readers, self.best, self.best_step = state["readers"], state["best"], int(state["best_step"])
         self.best_recall, self.stale = float(state["best_recall"]), int(state["stale"])
+        self.best_bias = state["best_bias"]
         self.loss = float(state["loss"])
         log.info("continuing from step %d in %s", self.step, self.out)
 
@@ -173,6 +174,8 @@ class RouterFit:
     def _close_round(self) -> None:
         """The next round reads with the best routers of this one, and begins with them."""
         self.step, self.readers = self._end, self.best
+        if self.bias is not None and self.best_bias is not None:
+            self.bias.data.copy_(self.best_bias)
         self.round += 1
 
     def _routers(self, weights: Mapping[str, Tensor] | None) -> Routers:
@@ -221,7 +224,7 @@ class RouterFit:
         """Recall on what is held out, by the round's states; keep the routers if they are its best yet."""
         found = self._validate()
         if _figure(found) > self.best_recall:
-            self.best, self.best_step = self.routers.weights(), self.step
+            self.best, self.best_bias, self.best_step = self.routers.weights(), self._bias_now(), self.step
             self.best_recall, self.stale = _figure(found), 0
         else:
             self.stale += 1
@@ -238,7 +241,7 @@ class RouterFit:
             for start in range(0, len(indices), _BLOCK):
                 block = indices[start : start + _BLOCK]
                 total[start : start + _BLOCK] += self._scores(layer, block, whole, keys=keys).cpu()
-        scores = by_document(total / len(self.layers), whole.document_of_passage.cpu(), whole.size)
+        scores = by_document(total / len(self.layers), whole.document_of_passage, whole.size)
         return recall(scores, self.pairs.validation)
 
     # --- scores -------------------------------------------------------------------------------------------
@@ -338,15 +341,19 @@ class RouterFit:
         fresh = load_model(source, device="cpu", dtype=dtype)
         if self.best_step:
             put_routers(fresh.model, self.best, dtype)
-        if self.bias is not None:
-            fresh.model.b.data.copy_(self.bias.detach())
+            if self.best_bias is not None:
+                fresh.model.b.data.copy_(self.best_bias)
         export_model(self.out / MODEL, fresh.model, cast(PreTrainedTokenizerFast, fresh.tokenizer))
+
+    def _bias_now(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.detach().clone()
 
     def _save(self) -> None:
         state = {
             "routers": self.routers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "bias": None if self.bias is None else self.bias.detach(),
+            "bias": self._bias_now(),
+            "best_bias": self.best_bias,
             "readers": self.readers,
             "best": self.best,
             "best_step": self.best_step,

@@ -138,7 +138,7 @@ def put_routers(model: MemSparseForCausalLM, routers: Mapping[str, Tensor], dtyp
 
 def by_document(scores_BP: Tensor, document_of_passage: Tensor, documents: int) -> Tensor:
     """A document is as relevant as its best passage: (B, N)."""
-    return reduce_chunks(scores_BP, document_of_passage, documents, "max")
+    return reduce_chunks(scores_BP, document_of_passage.to(scores_BP.device), documents, "max")
 
 
 def _projection(model: MemSparseForCausalLM, layer: int, name: str) -> Tensor:

@@ -15,6 +15,8 @@ from memsparse.training.rows import Placed, passage_rows, question_rows
 log = logging.getLogger(__name__)
 
 Rows = Callable[[], Iterator[Placed]]
+TRAIN = "train"
+"""The split that models learn from."""
 
 
 class RowSource(Protocol):
@@ -37,8 +39,8 @@ class RowSource(Protocol):
         """The dataset's configuration."""
 
     @property
-    def split(self) -> str:
-        """The split that is read."""
+    def split(self) -> str | None:
+        """The split that is read. None: all questions but those marked "train"."""
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -81,16 +83,17 @@ def open_rows(
 class Understanding:
     """Makes questions of rows, and counts those that cannot be used."""
 
-    def __init__(self, passages: Passages, names: tuple[str, str], *, split: str, strict: bool) -> None:
+    def __init__(self, passages: Passages, names: tuple[str, str], *, split: str | None, strict: bool) -> None:
         self.passages, self.names, self.split, self.strict = passages, names, split, strict
-        self.kept = self.untaught = self.lost = 0
+        self.kept = self.untaught = self.lost = self.elsewhere = 0
         self.unknown_negatives = 0
         self.first = ""
 
     def all(self, rows: Iterator[Placed]) -> Iterator[tuple[Asked, int]]:
         """The questions that can be used, each with the place of its passage where it needs but one."""
         for where, row in rows:
-            if row.get("split", self.split) != self.split:
+            if not self._is_of_split(row.get("split")):
+                self.elsewhere += 1
                 continue
             if unknown := [id_ for id_ in row["positive_ids"] if id_ not in self.passages]:
                 self._lose(where, unknown[0])
@@ -98,13 +101,17 @@ class Understanding:
             known = [id_ for id_ in row["negative_ids"] if id_ in self.passages]
             self.unknown_negatives += len(row["negative_ids"]) - len(known)
             wrong = [id_ for id_ in known if id_ not in row["positive_ids"]]
-            asked = understand(row | {"negative_ids": wrong}, self.passages, split=self.split)
+            asked = understand(row | {"negative_ids": wrong}, self.passages)
             if asked is None:
                 self.untaught += 1
                 continue
             self.kept += 1
             single = len(asked.chain) == 1
             yield asked, self.passages.place(asked.chain[0]) if single else NO_PASSAGE
+
+    def _is_of_split(self, mark: str | None) -> bool:
+        """Whether a question with this mark, or without one, is read."""
+        return mark is None or (mark != TRAIN if self.split is None else mark == self.split)
 
     def _lose(self, where: str, id_: str) -> None:
         reason = f"{where}: the positive {id_!r} is not in {self.names[0]}"
@@ -120,6 +127,11 @@ class Understanding:
         """
         corpus, queries = self.names
         if not self.kept:
+            if self.elsewhere and not self.untaught + self.lost:
+                raise DocumentError(
+                    f"{queries}: all {self.elsewhere} questions are marked with another split; name the one "
+                    "to read: split = ..."
+                )
             first = f" ({self.first})" if self.first else ""
             raise DocumentError(
                 f"{queries}: no question has its answer in one passage of {corpus}{first}; check the pair"

@@ -146,13 +146,15 @@ class Trainer:
                 parameter.data = parameter.data.to(self.dtype)
 
     def train(self, *, until: int | None = None) -> None:
-        """Run until the last step, or until step `until`, and save.
+        """Run until the last step, or until step `until`, and save; a run that is there already exports its
+        model again, which a full disk may have prevented.
 
         Raises: KeyboardInterrupt after a Ctrl-C, when the step has ended and is saved; EngineError when loss
             or gradients are no longer finite, or the disk is full.
         """
         last = self.config.steps if until is None else min(self.config.steps, until)
         if self.step >= last:
+            self._export()
             return
         peak = matrix_peak(self.dtype, self.processes.device)
         steps = self.supply.steps(self.step, self._measured_model)
@@ -309,9 +311,14 @@ class Trainer:
         """
         queues = self._all_queues()
         state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "queues": queues}
+        if self.processes.first:
+            save_state(self.out, state, asdict(self.config))
+        self._export()
+
+    def _export(self) -> None:
+        """Write the model as the engine loads it."""
         model = whole_model(self.model, self.lora, self.dtype)
         if self.processes.first and model is not None:
-            save_state(self.out, state, asdict(self.config))
             export_model(self.out / MODEL, model, self.tokenizer)
             if self.lora is not None and not self.config.sharded:
                 save_adapter(self.model, self.out / ADAPTER)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from memsparse.errors import BankNotFoundError, ConfigError, InputError, ModelEr
 from memsparse.types import Answer, Citation, LayerRouting, Round, Usage
 from tests.engine.builders import documents, save_model, tiny_model
 from tests.engine.test_engine import QUESTIONS, trace
+from tests.engine.test_scheduler import wait_until
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that may be busy."""
@@ -64,13 +65,6 @@ def single(bank: Path, loaded: LoadedModel) -> Iterator[MemoryEngine]:
 
 def pids(engine: MemoryEngine) -> list[int]:
     return engine._workers.pids
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:

@@ -67,6 +67,20 @@ def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_is_intact(
     assert load_state(tmp_path)["step"] == 3
 
 
+def test_a_finished_run_whose_model_could_not_be_exported_exports_it_when_run_again(tmp_path, monkeypatch):
+    config = recipe(calls_phase(2), save_every=1)
+    each = Trainer(config, tokenizer(), tmp_path)
+    each.train(until=1)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(each.model), "save_pretrained", full_in_the_library)
+        with pytest.raises(EngineError, match="could not be saved"):
+            each.train()
+    assert load_state(tmp_path)["step"] == 2
+    Trainer(config, tokenizer(), tmp_path).train()
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() != before
+
+
 def test_metrics_on_a_full_disk_are_one_line(tmp_path):
     told = r"m\.jsonl cannot be written \(No such file or directory\)"
     run_log = RunLog(tmp_path / "no such folder" / "m.jsonl", done=0, steps=1)

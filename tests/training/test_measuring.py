@@ -62,6 +62,10 @@ def test_a_validation_split_may_be_named(tmp_path):
     (reading,) = measuring._open_validation(config).values()
     assert reading.asked == len(rows) - 3  # one of another split, two without their passages
     assert config.validation_sources == (ReadingSource(**files, split="validation"),)
+    unnamed = recipe(calls_phase(1), reading=files, validation=[files])
+    (reading,) = measuring._open_validation(unnamed).values()
+    assert reading.asked == len(rows) - 3  # what is learnt from does not validate
+    assert [source.split for source in unnamed.reading_sources] == ["train"]
 
 
 @pytest.mark.parametrize("documents", [3, 9])

@@ -38,10 +38,10 @@ def make_step(seed: int = 0, *, documents: int = 8, calls: int = 10, **mix: floa
 
 def pushed(
     generator: torch.Generator, chunks: tuple[int, ...], width: int = 6
-) -> tuple[dict[int, Tensor], Tensor, int]:
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     of_chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
     keys = {layer: torch.randn(len(of_chunk), width, generator=generator) for layer in LAYERS}
-    return keys, of_chunk, len(chunks)
+    return keys, of_chunk, torch.randint(2**62, (len(chunks),), generator=generator)
 
 
 def test_a_queue_lays_steps_end_to_end_and_drops_the_oldest():
@@ -57,14 +57,20 @@ def test_a_queue_lays_steps_end_to_end_and_drops_the_oldest():
     assert of_chunk.tolist() == [0, 0, 1, 2, 3, 3, 3, 3]
     queue.push(*pushed(generator, (1,) * 6))
     assert queue.layer(1)[2] == 4  # more than it can ever hold
+    gone, first, last = steps[0][2][0], steps[1][2][0], steps[2][2][0]
+    assert queue.holding(torch.stack([gone, first, last])).tolist() == [
+        [False] * 4,
+        [True, False, False, False],
+        [False, False, False, True],
+    ]
 
 
 def test_a_queue_holds_no_graph_and_comes_back_as_it_was():
     generator = torch.Generator().manual_seed(0)
     queue = KeyQueue(8)
     for chunks in ((1, 3), (2, 2, 1)):
-        keys, of_chunk, count = pushed(generator, chunks)
-        queue.push({layer: key.requires_grad_() for layer, key in keys.items()}, of_chunk, count)
+        keys, of_chunk, hashes = pushed(generator, chunks)
+        queue.push({layer: key.requires_grad_() for layer, key in keys.items()}, of_chunk, hashes)
     other = KeyQueue(1)
     other.load_state_dict(queue.state_dict())
     for layer in LAYERS:
@@ -74,6 +80,7 @@ def test_a_queue_holds_no_graph_and_comes_back_as_it_was():
     for each in (queue, other):
         each.push(*pushed(torch.Generator().manual_seed(1), (1, 1, 1, 1)))
     assert queue.layer(1)[2] == other.layer(1)[2] == 7
+    assert torch.equal(queue.holding(hashes), other.holding(hashes))
 
 
 @pytest.mark.parametrize("asking", [[True, False, True], [False] * 3, [True] * 3])
@@ -83,7 +90,8 @@ def test_queue_scores_are_the_document_scores_of_the_pushed_keys(asking):
     queue = KeyQueue(20)
     for chunks in ((1, 3, 2), (2, 1)):
         queue.push(*pushed(generator, chunks))
-    keys, of_chunk, count = pushed(generator, (2, 2, 1, 1))
+    keys, of_chunk, hashes = pushed(generator, (2, 2, 1, 1))
+    count = len(hashes)
     memory = TrainingMemory(
         of_chunk, count, rule=rule, top_k=2, asking=torch.tensor(asking), held=queue.layers()
     )
@@ -102,9 +110,9 @@ def test_queue_scores_are_the_document_scores_of_the_pushed_keys(asking):
 
 
 def test_an_empty_queue_scores_nothing():
-    keys, of_chunk, count = pushed(torch.Generator().manual_seed(0), (1, 1))
+    keys, of_chunk, hashes = pushed(torch.Generator().manual_seed(0), (1, 1))
     memory = TrainingMemory(
-        of_chunk, count, rule=RoutingRule(), top_k=1, asking=torch.tensor([True]), held=KeyQueue(4).layers()
+        of_chunk, len(hashes), rule=RoutingRule(), top_k=1, asking=torch.tensor([True]), held=KeyQueue(4).layers()
     )
     memory.layers = {1: LayerChunks(k=keys[1].view(2, 2, 3), v=keys[1].view(2, 2, 3), routing_k=keys[1])}
     memory.read(1, torch.randn(1, 2, 6), torch.ones(1, 2, dtype=torch.bool))
@@ -272,6 +280,27 @@ def test_a_queue_adds_negatives_to_the_routing_loss_and_takes_the_steps_keys():
         > run_step(net, second, NO_GOLD).metrics["aux"]
     )
     assert queue.layer(1)[2] == 16
+
+
+def test_what_is_asked_for_or_was_read_is_no_negative_for_being_in_the_queue(monkeypatch):
+    net, step, queue = model(), make_step(1), KeyQueue(16)
+    for strangers in (step.hashes, torch.arange(8)):  # the step's own documents, then others with their keys
+        run_step(net, replace(step, hashes=strangers), NO_GOLD, queue=queue)
+    seen = []
+    monkeypatch.setattr(objective, "recalls", lambda layers, scores, positives: {})
+    monkeypatch.setattr(
+        objective,
+        "_routing_loss",
+        lambda model, scores, positives: seen.append((scores, positives)) or scores.new_zeros(()),
+    )
+    run_step(net, step, NO_GOLD, queue=queue)
+    ((scores, positives),) = seen
+    own = torch.cat([(batch.positives | batch.read)[batch.positives.any(1)] for batch in step.batches])
+    assert scores.shape[2] == positives.shape[1] == 8 + 16
+    assert positives[:, 8:].sum() == 0
+    assert torch.equal(scores[..., 8:16].isneginf().all(0), own)
+    assert bool(own.any())
+    assert not bool(scores[..., 16:].isneginf().any())
 
 
 def test_a_step_where_nothing_is_asked_has_no_recall_and_no_routing_loss():

@@ -231,7 +231,20 @@ def test_another_split_is_read_if_asked_for(tmp_path):
     train = ReadingSet(corpus, queries, window_words=9)
     val = ReadingSet(corpus, queries, window_words=9, split="val")
     assert [each.id for each in train.questions] == ["q0", "q1", "q4"]
+    rest = ReadingSet(corpus, queries, window_words=9, split=None)
     assert [each.id for each in val.questions] == ["q2", "q3", "q4"]
+    assert [each.id for each in rest.questions] == ["q2", "q3", "q4"]
+
+
+def test_a_file_of_another_split_alone_is_told(tmp_path):
+    corpus, queries = written(tmp_path, numbered(2), asking(2, split="val"))
+    with pytest.raises(DocumentError, match=r"all 2 questions are marked with another split; name the one"):
+        ReadingSet(corpus, queries, window_words=9)
+
+
+def test_a_dataset_needs_a_split(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset squad comes without a split; name the one to read"):
+        ReadingSet(None, dataset="squad", window_words=9, split=None)
 
 
 # --- mined negatives ---
