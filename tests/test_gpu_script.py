@@ -53,6 +53,22 @@ def test_parts_can_be_chosen_and_trained(gpu, tmp_path):
     assert parts[1].command[-2:] == ["--set", "a=1"]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--only", "routng"], "invalid choice: 'routng'"),
+        (["--train", "nowhere.toml"], "there is no nowhere.toml"),
+        (["--from", "."], "give its recipe: --train RECIPE"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(gpu, tmp_path, monkeypatch, capsys, options, told):
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_table_reads_every_kind_of_result(gpu):
     form = {"format": "int8", "p50": 1.5, "fraction_of_floor": 0.7, "scan_fraction_of_floor": 0.8}
     results = [

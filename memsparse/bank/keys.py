@@ -55,7 +55,7 @@ def stored_keys(keys_CW: Tensor) -> ScanKeys:
         format=key_format,
         codes=codes,
         scales=None,
-        errors=norms.new_zeros(()).expand(len(codes)),
+        errors=torch.zeros_like(norms),
         norms=norms,
     )
 
@@ -278,7 +278,7 @@ class KeyTier:
             format=self.format,
             codes=codes if codes.dtype == torch.bfloat16 else codes.float(),
             scales=None,
-            errors=norms.new_zeros(()).expand(len(norms)),
+            errors=torch.zeros_like(norms),
             norms=norms,
         )
 

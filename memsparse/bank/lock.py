@@ -28,7 +28,8 @@ def writer_lock(folder: Path, *, wait: float | None = None) -> Iterator[None]:
     Args:
         wait: seconds to wait for another writer. None: `WAIT_SECONDS`.
 
-    Raises: BankLockedError if another process or another open bank holds it for longer than that.
+    Raises: BankLockedError if another process or another open bank holds it for longer than that; BankError
+        where it cannot be locked at all.
     """
     seconds = WAIT_SECONDS if wait is None else wait
     try:
@@ -55,5 +56,10 @@ def _acquire(handle: int, folder: Path, seconds: float) -> None:
                     f"another process is writing to {folder} (waited {seconds:g} s); try again later"
                 ) from error
             time.sleep(RETRY_SECONDS)
+        except OSError as error:
+            raise BankError(
+                f"cannot lock {folder} ({error.strerror}); keep the bank on a disk with file locks, or open "
+                "it read-only"
+            ) from error
         else:
             return

@@ -66,6 +66,8 @@ class Probed:
 
     def of(self, columns: Tensor) -> Tensor:
         """The document indices of columns 0..M-1; -1 stays."""
+        if not len(self.documents):
+            return columns
         return self.documents[columns.clamp_min(0)].masked_fill(columns < 0, -1)
 
     def bound(self, upper_BM: Tensor) -> Tensor:

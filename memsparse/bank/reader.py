@@ -326,8 +326,10 @@ class BankReader:
         )
         columns = scored.documents
         best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)
-        place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
-        chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
+        chunks = chosen  # all -1 where no request has a score
+        if best_chunks:
+            place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
+            chunks = torch.cat(best_chunks, dim=1).gather(1, place).masked_fill(chosen < 0, -1)
         scores = errors = sifted = None
         if self.all_scores:
             scores, errors = self._all(coarse, scored)

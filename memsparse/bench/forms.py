@@ -86,18 +86,22 @@ def fold(case: Case) -> Tensor:
 
 def ours(case: Case, format: KeyFormat) -> Form:  # noqa: A002 - the word everywhere else
     """Scan, candidates, exact scores of these, proof; keys are quantised beforehand."""
-    keys = quantize_keys(case.flat_keys, format)
+    keys, stored = quantize_keys(case.flat_keys, format), case.flat_keys.cpu()
     return Form(
         name=f"ours {format}",
-        run=lambda asked: certified_ranking(asked, keys),
+        run=lambda asked: certified_ranking(asked, keys, stored),
         scan=lambda asked: _bounds(asked, fold(asked), keys),
         format=format,
         key_bytes=keys.nbytes,
     )
 
 
-def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
-    """Route as a bank's reader does: bound all, then score exactly, most promising first, until proven."""
+def certified_ranking(case: Case, keys: ScanKeys, stored: Tensor) -> Ranking:
+    """Route as a bank's reader does: bound all, then score exactly, most promising first, until proven.
+
+    Args:
+        stored: `flat_keys` in host memory, where a bank has them.
+    """
     routing_q, k = fold(case), case.top_k
     sieve = Sieve(len(routing_q), k, device=case.device)
     sieve.add(torch.arange(case.documents, device=case.device), *_bounds(case, routing_q, keys))
@@ -106,12 +110,15 @@ def certified_ranking(case: Case, keys: ScanKeys) -> Ranking:
     def of(columns: Tensor) -> Tensor:
         return kept[columns.clamp_min(0)].masked_fill(columns < 0, -1)
 
+    def bound_again(columns: Tensor) -> tuple[Tensor, Tensor]:
+        return _bounds_of(case, routing_q, keys, kept[columns])
+
     scored = score_promising(
         lower,
         upper,
         k,
-        lambda columns: rescore(case, routing_q, of(columns)),
-        bound_again=lambda columns: _bounds_of(case, routing_q, keys, kept[columns]),
+        lambda columns: rescore(case, routing_q, stored, of(columns)),
+        bound_again=bound_again if case.device.type == "cpu" else None,
     )
     scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
     certified &= (sieve.beyond < scores[:, -1]) | (sieve.beyond == -torch.inf)
@@ -137,12 +144,12 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor)
     )
 
 
-def rescore(case: Case, routing_q: Tensor, documents: Tensor) -> Tensor:
+def rescore(case: Case, routing_q: Tensor, stored: Tensor, documents: Tensor) -> Tensor:
     """(B, M) float32 exact scores of documents (B, M), from the stored keys in float64; -inf where -1."""
     there = documents.clamp_min(0)
     counts = case.counts[there].masked_fill(documents < 0, 0).cpu()
     runs = torch.zeros_like(counts), case.starts[there].cpu(), counts
-    scores, _ = score_stored(routing_q, case.query_mask, [case.flat_keys], *runs)
+    scores, _ = score_stored(routing_q, case.query_mask, [stored], *runs)
     return scores.to(documents.device)
 
 

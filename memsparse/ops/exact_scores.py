@@ -48,6 +48,8 @@ def score_stored(
     _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
     if not block_BM.numel() or not blocks:
         return torch.full(block_BM.shape, float("-inf")), torch.full(block_BM.shape, -1)
+    if all(block.device.type == "cpu" for block in blocks):
+        routing_q, query_mask = routing_q.cpu(), query_mask.cpu()
     exact = routing_q.dtype != torch.float64 and routing_q.device.type == "cpu"
     if exact and native.can_score(blocks):
         tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()

@@ -140,8 +140,8 @@ class Scan:
 def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor]:
     """Factors (B,) float32 of a chunk's error and of its norm, rounded up."""
     slack = 2 * float_slack(keys.width) + _UNIT_SLACK  # this sum's, and that of whoever sums the exact score
-    if keys.format == "float32" and keys.device.type != "cpu":
-        slack += 2.0**-9  # an accelerator may cut both factors to TF32
+    if keys.device.type != "cpu":
+        slack += 2.0**-9  # an accelerator may cut float32 factors to TF32, and the queries are float32 always
     longest = queries.longest * queries.units * (1 + slack)
     lost = (queries.lost + slack * queries.longest.clamp_min(0.5)) * queries.units * (1 + slack)
     return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))

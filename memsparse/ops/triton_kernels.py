@@ -40,6 +40,8 @@ CONFIGS = [
     )
 ]
 SUMS_PER_THREAD = 64
+WORTH_TUNING = 7
+"""The `size` of a scan (half the bits of its number of chunks) from which configurations are compared."""
 INTERPRETER = [triton.Config({"CHUNKS": 32, "DEPTH": 32})]
 """Small, so that small tests cross the borders of programs and tiles; alone, because it cannot be timed."""
 
@@ -47,13 +49,17 @@ INTERPRETER = [triton.Config({"CHUNKS": 32, "DEPTH": 32})]
 def fitting(
     configs: Sequence[triton.Config], named_args: Mapping[str, object], **meta: int
 ) -> list[triton.Config]:
-    """The configurations whose sums fit into registers at these column and part counts; never none."""
+    """The configurations whose sums fit into registers at these column and part counts; never none.
+
+    One for a few thousand chunks, which are scanned sooner than configurations are compiled to be compared.
+    """
     sums = meta["REQUESTS"] * meta["TOKENS"] * (meta["PARTS"] if meta["INTEGER"] else 1)
-    return [
+    fits = [
         config
         for config in configs
         if config.kwargs["CHUNKS"] * sums <= SUMS_PER_THREAD * 32 * config.num_warps
     ] or list(configs[:1])
+    return fits if meta["size"] >= WORTH_TUNING else fits[:1]
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -169,7 +175,11 @@ def _same_document(
     prune_configs_by={"early_config_prune": fitting},
     cache_results=True,
 )
-@triton.jit(do_not_specialize=["size", "chunks", "documents", "batch", "tokens"])
+@triton.jit(
+    do_not_specialize=["size", "chunks", "documents", "batch", "tokens"],
+    # Where a tile of a bank begins, these lie anywhere; a variant for every alignment takes seconds to make.
+    do_not_specialize_on_alignment=["scales", "errors", "norms", "doc_of_chunk", "lower", "upper"],
+)
 def scan(
     parts: tl.tensor,
     bounds: tl.tensor,

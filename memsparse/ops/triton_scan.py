@@ -113,9 +113,9 @@ def scan_documents(
         kernels.scan[grid](
             *split,
             keys.codes.contiguous(),
-            keys.scales,
-            keys.errors,
-            keys.norms,
+            None if keys.scales is None else keys.scales.contiguous(),
+            keys.errors.contiguous(),
+            keys.norms.contiguous(),
             doc_of_chunk.contiguous(),
             None if allowed is None else allowed.contiguous(),
             bounds[0],

@@ -101,7 +101,9 @@ class ReadingSet:
         table = None
         if dataset is not None:
             if split is None:
-                raise ConfigError(f"dataset {dataset} comes without a split; name the one to read: split = ...")
+                raise ConfigError(
+                    f"dataset {dataset} comes without a split; name the one to read: split = ..."
+                )
             table = DatasetRows(dataset, subset=subset, split=split, columns=columns)
         passages, questions, names = open_rows(corpus, queries, table)
         self.passages = Passages(passages())

@@ -83,7 +83,9 @@ def open_rows(
 class Understanding:
     """Makes questions of rows, and counts those that cannot be used."""
 
-    def __init__(self, passages: Passages, names: tuple[str, str], *, split: str | None, strict: bool) -> None:
+    def __init__(
+        self, passages: Passages, names: tuple[str, str], *, split: str | None, strict: bool
+    ) -> None:
         self.passages, self.names, self.split, self.strict = passages, names, split, strict
         self.kept = self.untaught = self.lost = self.elsewhere = 0
         self.unknown_negatives = 0

@@ -1,9 +1,11 @@
+import errno
 import multiprocessing
 import threading
 import time
 
 import pytest
 
+from memsparse.bank import lock
 from memsparse.bank.lock import writer_lock
 from memsparse.errors import BankError, BankLockedError
 
@@ -17,6 +19,16 @@ def test_second_holder_is_refused_and_admitted_later(tmp_path):
         pass
     with writer_lock(tmp_path, wait=0):
         assert (tmp_path / "bank.lock").exists()
+
+
+def test_a_disk_without_locks_is_one_line(tmp_path, monkeypatch):
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    told = r"cannot lock .*No locks available.*open it read-only$"
+    with pytest.raises(BankError, match=told), writer_lock(tmp_path):
+        pass
 
 
 def test_a_writer_waits_for_the_one_before(tmp_path):

@@ -231,6 +231,21 @@ def test_an_accelerator_finds_the_same(bank: Bank, monkeypatch: pytest.MonkeyPat
         assert bool((off <= memory.errors.cpu()).all())
 
 
+@pytest.mark.parametrize("tokens", [0, 3])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_is_found_where_no_request_routes_a_token(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, name: str, tokens: int
+) -> None:
+    monkeypatch.setattr(reader, "FEW", 2)
+    routing_q = torch.randn(2, tokens, WIDE.routing_heads * WIDE.head_dim)
+    for all_scores in (False, True):
+        asked = bank.reader(top_k=5, tiers=CONFIGS[name], all_scores=all_scores)
+        found = asked.read(1, routing_q, torch.zeros(2, tokens, dtype=torch.bool))
+        assert found.documents.tolist() == found.chunks.tolist() == [[-1] * 5] * 2
+        assert bool(found.scores.isneginf().all())
+        assert not bool(found.mask.any())
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_bank_of_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(reader, "FEW", 0)

@@ -63,7 +63,7 @@ def test_ours_is_exact_and_certified_in_every_format(key_format):
 def test_documents_are_scored_exactly_where_there_are_any():
     made = case(60, batch=2)
     documents = torch.tensor([[3, -1, 0], [-1, -1, -1]])
-    scores = rescore(made, fold(made), documents)
+    scores = rescore(made, fold(made), made.flat_keys, documents)
     every = (fold(made).double() @ made.flat_keys.double().T).amax(1)
     assert scores[0, 0] == every[0, made.doc_of_chunk == 3].max().float()
     assert scores[0, 2] == every[0, made.doc_of_chunk == 0].max().float()
@@ -98,6 +98,6 @@ def test_recall_counts_wanted_documents():
 
 def test_a_rank_needs_no_more_documents_than_there_are():
     made = case(1)
-    found = certified_ranking(made, quantize_keys(made.flat_keys, "int8"))
+    found = certified_ranking(made, quantize_keys(made.flat_keys, "int8"), made.flat_keys)
     assert found.documents.tolist() == [[0]]
     assert config().top_k_documents > 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from memsparse.bench import routing
-from memsparse.bench.forms import Form, Ranking, exact_ranking, ours, published
+from memsparse.bench.forms import Form, Ranking, exact_ranking, fold, ours, published
 from memsparse.bench.routing import certified_share, floor_seconds, measure_routing, verify
 from memsparse.errors import ConfigError, EngineError
 from memsparse.machine import Machine
@@ -74,6 +74,22 @@ def test_no_figures_without_agreement(quick, monkeypatch):
     monkeypatch.setattr(routing, "peers", lambda _: ([Form(name="peer", run=wrong)], {}))
     with pytest.raises(EngineError, match="peer ranks"):
         measure_routing(config(), [60], CPU, repeats=1, questions=0)
+
+
+def test_scores_that_float32_cannot_tell_apart_may_change_places(quick):
+    made = case()
+    asked = fold(made)[0, 0]
+    for document in (3, 7):
+        made.flat_keys[made.doc_of_chunk == document] = (asked / asked.norm()).bfloat16()
+    wanted = exact_ranking(made)
+
+    def swapped(_):
+        documents = wanted.documents.clone()
+        documents[wanted.documents == 3], documents[wanted.documents == 7] = 7, 3
+        return Ranking(scores=wanted.scores, documents=documents)
+
+    assert bool((wanted.documents == 3).any())
+    verify(made, Form(name="peer", run=swapped), wanted)
 
 
 def test_an_approximate_peer_has_a_recall_instead():

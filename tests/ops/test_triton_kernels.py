@@ -62,9 +62,15 @@ from memsparse.ops import triton_kernels as kernels, triton_scan
 from memsparse.ops.quantization import quantize_keys
 
 limit, shapes = json.loads(sys.argv[1])
+
+
+def fitting(meta):
+    return kernels.fitting(kernels.CONFIGS, {}, **meta | {"size": kernels.WORTH_TUNING})
+
+
 tuner = kernels.scan
 kernels.scan = Compiling(
-    tuner.fn, lambda meta: [c.all_kwargs() for c in kernels.fitting(kernels.CONFIGS, {}, **meta)[:limit]]
+    tuner.fn, lambda meta: [c.all_kwargs() for c in fitting(meta)[:limit]]
 )
 kernels.split_queries = Compiling(kernels.split_queries, lambda meta: [{}])
 kernels.select = Compiling(kernels.select, lambda meta: [{}])

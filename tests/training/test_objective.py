@@ -112,7 +112,12 @@ def test_queue_scores_are_the_document_scores_of_the_pushed_keys(asking):
 def test_an_empty_queue_scores_nothing():
     keys, of_chunk, hashes = pushed(torch.Generator().manual_seed(0), (1, 1))
     memory = TrainingMemory(
-        of_chunk, len(hashes), rule=RoutingRule(), top_k=1, asking=torch.tensor([True]), held=KeyQueue(4).layers()
+        of_chunk,
+        len(hashes),
+        rule=RoutingRule(),
+        top_k=1,
+        asking=torch.tensor([True]),
+        held=KeyQueue(4).layers(),
     )
     memory.layers = {1: LayerChunks(k=keys[1].view(2, 2, 3), v=keys[1].view(2, 2, 3), routing_k=keys[1])}
     memory.read(1, torch.randn(1, 2, 6), torch.ones(1, 2, dtype=torch.bool))
