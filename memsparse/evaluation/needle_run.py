@@ -18,6 +18,7 @@ from memsparse.evaluation.needle_scores import needle_record, summarise
 from memsparse.evaluation.needles import NeedleBank, NeedleConfig, Sample, build
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile, by_system
+from memsparse.evaluation.runner import Failures
 from memsparse.evaluation.systems import OnProgress, Reply, Retriever, System
 from memsparse.evaluation.text_reader import TextReader
 from memsparse.types import Document
@@ -50,6 +51,8 @@ def run_needles(
         peers: makes retrievers over an engine; they read their best documents as text.
         read: documents a peer reads to answer.
         engine: single fields of `EngineConfig`.
+
+    Raises: as `ask_each`.
     """
     for length in config.lengths:
         bank = build(config, length, haystack, loaded.prompts.count_tokens)
@@ -77,8 +80,9 @@ def run_needles(
             )
             done = 0
             for name, ask in _askers(opened, bank, made, read, left, on_progress):
+                failures = Failures()
                 for sample in left[name]:
-                    records.add(_ask(name, sample, ask))
+                    records.add(_ask(name, sample, ask, failures))
                     done += 1
                     if on_progress:
                         on_progress(done, sum(map(len, left.values())))
@@ -94,12 +98,14 @@ def _facts(bank: NeedleBank) -> dict[str, Any]:
     }
 
 
-def _ask(name: str, sample: Sample, ask: Ask) -> Record:
+def _ask(name: str, sample: Sample, ask: Ask, failures: Failures) -> Record:
     try:
-        return needle_record(name, sample, ask(sample))
+        reply = ask(sample)
     except MemSparseError as error:
         head = {"system": name, "id": sample.id, "task": sample.task, "tokens": sample.tokens}
-        return {**head, "error": str(error)}
+        return {**head, "error": failures.told(error)}
+    failures.none()
+    return needle_record(name, sample, reply)
 
 
 def _askers(

@@ -16,11 +16,8 @@ from memsparse.evaluation.metrics import (
 )
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile, by_system
-from memsparse.evaluation.runner import ask_each
+from memsparse.evaluation.runner import OUTAGES, ask_each
 from memsparse.evaluation.systems import Answerer, OnProgress, Reply, System
-
-OUTAGES = 5
-"""Answers in a row for which a judge gave no reply, after which it is not asked any more."""
 
 
 def run_qa(
@@ -88,7 +85,8 @@ def score_reply(reply: Reply, question: Question) -> Record:
         "answer": reply.text,
         "found": reply.found,
         "cited": list(reply.cited),
-        "exact_match": float(exact_match(text, question.answers)),
+        # An accepted answer may be nothing but an article, which compares as no words at all.
+        "exact_match": float(reply.found and exact_match(text, question.answers)),
         "f1": token_f1(text, question.answers),
         "contains": float(contains_match(text, question.answers)),
         "citation_precision": precision,

@@ -111,7 +111,7 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
         id=str(id_),
         text=text.strip(),
         answers=_strings(row, "answers", place),
-        positive_ids=tuple(dict.fromkeys(_strings(row, "positive_ids", place))),
+        positive_ids=tuple(dict.fromkeys(_ids(row, place))),
         located=row.get("positive_ids") is not None or not row.get("answers"),
         extra={name: value for name, value in row.items() if name not in FIELDS},
     )
@@ -119,6 +119,15 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
 
 def _nothing_is_skipped(item: Skipped) -> None:
     raise DocumentError(f"{item.path}: {item.reason}; repair it or leave it out")
+
+
+def _ids(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    values = row.get("positive_ids")
+    if values is None:
+        return ()
+    if not isinstance(values, list) or any(type(value) not in (str, int) for value in values):
+        raise DocumentError(f"{place}: positive_ids is {values!r}; give a list of strings or whole numbers")
+    return tuple(map(str, values))
 
 
 def _strings(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:

@@ -115,9 +115,9 @@ class RecordFile:
     def close(self) -> None:
         """Let go of the file; another run may then go on."""
         if self._file is not None:
-            self._file.close()
-            if not self.records and self.path is not None:
+            if not self.records and self.path is not None:  # while it is locked: it may be another's next
                 self.path.unlink(missing_ok=True)
+            self._file.close()
 
     def _key_of(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(record[name] for name in self._key)
@@ -155,7 +155,8 @@ class RecordFile:
                 )
             for entry in entries[1:]:
                 if "record" in entry:
-                    self._take(entry["record"])
+                    if "error" not in entry["record"]:  # what failed is tried again
+                        self._take(entry["record"])
                 else:
                     name, value = entry["mark"]
                     self.marks[name] = value

@@ -80,11 +80,21 @@ def export_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToke
 
     Raises: EngineError where the disk is full or cannot be written; an older one is as before.
     """
+    with replacing(folder) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, whose files then take the places of those in `folder`, the weights last.
+
+    Raises: EngineError where the disk is full or cannot be written; what was there is as before.
+    """
     aside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     with _told(folder, aside):
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        yield aside
         # Only the weights differ from one export of a run to the next: their rename is the switch.
         paths = sorted(aside.iterdir(), key=lambda path: ".safetensors" in path.name)
         for path in paths:

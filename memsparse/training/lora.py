@@ -7,7 +7,6 @@ adapters computes what it did before. Files are PEFT's own, with the gates besid
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from memsparse.errors import ConfigError, ModelError
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
+from memsparse.training.checkpoint import replacing
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -112,24 +112,18 @@ def adapter_state(model: MemSparseForCausalLM) -> dict[str, Tensor]:
 
 
 def save_adapter(model: MemSparseForCausalLM, folder: Path) -> None:
-    """Write `adapter_state` and its configuration as PEFT does; the weights are renamed into place, last.
+    """Write `adapter_state` and its configuration as PEFT does.
 
-    Raises: ConfigError if the model has no adapters; ModelError if the folder cannot be written.
+    Raises: ConfigError if the model has no adapters; EngineError where the disk is full or cannot be written:
+        what was there is as before.
     """
     state = {name: tensor.contiguous() for name, tensor in adapter_state(model).items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        config: Any = copy(model.peft_config[_NAME])  # set by PEFT
-        config.target_modules = sorted(config.target_modules)  # a set there, whose order is chance
-        config.inference_mode = True
-        config.save_pretrained(str(folder))
-        aside = folder / f"{WEIGHTS}.tmp"
-        save_file(state, aside, metadata={"format": "pt"})
-        os.replace(aside, folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder}: the adapter cannot be written ({error}); check path and space"
-        ) from error
+    config: Any = copy(model.peft_config[_NAME])  # set by PEFT
+    config.target_modules = sorted(config.target_modules)  # a set there, whose order is chance
+    config.inference_mode = True
+    with replacing(folder) as aside:
+        config.save_pretrained(str(aside))
+        save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(model: MemSparseForCausalLM, folder: Path) -> None:

@@ -273,7 +273,10 @@ class ReadingSet:
 
 
 class ReadingMix:
-    """Several sets, one of which is drawn for each pool, by weight."""
+    """Several sets, one of which is drawn for each pool, by weight.
+
+    An id of a question has the place of its set before it, "0/q7", since sets may share ids.
+    """
 
     def __init__(self, sets: Sequence[Reading], weights: Sequence[float]) -> None:
         self.sets, self.weights = tuple(sets), tuple(weights)
@@ -288,7 +291,12 @@ class ReadingMix:
 
     def without(self, ids: Collection[str]) -> "ReadingMix":
         """The sets without the questions of these ids."""
-        return ReadingMix([each.without(ids) for each in self.sets], self.weights)
+        own: list[list[str]] = [[] for _ in self.sets]
+        for place, _, id_ in (each.partition("/") for each in ids):
+            own[int(place)].append(id_)
+        return ReadingMix(
+            [each.without(left_out) for each, left_out in zip(self.sets, own, strict=True)], self.weights
+        )
 
     @property
     def asked(self) -> int:
@@ -297,9 +305,10 @@ class ReadingMix:
 
     def alone(self, number: int, rng: Random) -> tuple[str, list[Document], Question]:
         """A question with its passages; numbers go through the sets one after the other."""
-        for each in self.sets:
+        for place, each in enumerate(self.sets):
             if number < each.asked:
-                return each.alone(number, rng)
+                id_, documents, question = each.alone(number, rng)
+                return f"{place}/{id_}", documents, question
             number -= each.asked
         raise IndexError(f"there is no question {number} beyond the last")
 

@@ -1,7 +1,6 @@
 """The model whose routers are fitted: one with routers, or one that is given some first."""
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +14,7 @@ from memsparse.errors import ConfigError, ModelError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.convert import SUPPORTED, convert
 from memsparse.training.router_config import RouterConfig
-from memsparse.training.start import CONVERTED, OWN
-
-log = logging.getLogger(__name__)
+from memsparse.training.start import CONVERTED, OWN, convert_once
 
 
 def open_start(config: RouterConfig, out: Path) -> tuple[LoadedModel, bool]:
@@ -48,7 +45,8 @@ def open_start(config: RouterConfig, out: Path) -> tuple[LoadedModel, bool]:
                 f"{loaded.name} routes with its attention's own queries and keys; set "
                 "decouple = true to give it routers of its own"
             )
-        _decouple(_folder(loaded), target)
+        base = _folder(loaded)
+        convert_once(target, base, {"decouple": True}, lambda: _decouple(base, target))
         loaded, made = load_model(target, device=config.device, dtype=config.dtype), True
     if not loaded.config.memory_layers:
         raise ConfigError(f"{loaded.name} has no memory layers, so no routers to fit; convert it with some")
@@ -78,11 +76,10 @@ def _kind(start: str | None) -> str | None:
 
 
 def _convert(source: Path, target: Path, config: RouterConfig) -> None:
-    if target.exists():
-        return
     settings = config.conversion
-    try:
-        done = convert(
+
+    def make() -> None:
+        convert(
             source,
             target,
             chunk_size=settings.chunk_size,
@@ -90,16 +87,16 @@ def _convert(source: Path, target: Path, config: RouterConfig) -> None:
             memory_layers=settings.memory_layers,
             routing_score=settings.score,
         )
+
+    try:
+        convert_once(target, source, asdict(settings), make)
     except StrictDataclassError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(f"convert is {asdict(settings)}, which {source} cannot have: {reason}") from error
-    log.info("converted %s into %s: %d weights", source, target, done.tensors)
 
 
 def _decouple(source: Path, target: Path) -> None:
     """Convert a model to what it is, but for routers of its own."""
-    if target.exists():
-        return
     config: Any = MemSparseConfig.from_pretrained(str(source))
     config.decouple_router = True
     with TemporaryDirectory(prefix=".decouple-", dir=target.parent) as name:
@@ -109,4 +106,3 @@ def _decouple(source: Path, target: Path) -> None:
                 (staging / path.name).symlink_to(path.resolve())
         config.save_pretrained(staging)
         convert(staging, target)
-    log.info("gave %s routers of its own, in %s", source, target)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from memsparse.errors import ModelError
+from memsparse.errors import ConfigError, ModelError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.convert import SUPPORTED, convert
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.model.shards import SourceWeights
 from memsparse.text import PromptBuilder
+from memsparse.training.checkpoint import write_json
 from memsparse.training.config import TrainConfig
 from memsparse.training.tokenizer import train_tokenizer, vocabulary_texts
 
@@ -39,9 +40,9 @@ def prepare(config: TrainConfig, out: Path) -> None:
     """
     folder = out / TOKENIZER
     source = None if config.start is None else start_folder(config.start, out)
-    if config.start is not None and source == out / CONVERTED and not source.exists():
-        convert(Path(config.start).expanduser(), source)
-        log.info("converted %s into %s", config.start, source)
+    if config.start is not None and source == out / CONVERTED:
+        base = Path(config.start).expanduser()
+        convert_once(source, base, {}, lambda: convert(base, source))
     if folder.exists():
         return
     if source is None:
@@ -51,6 +52,27 @@ def prepare(config: TrainConfig, out: Path) -> None:
     aside = out / f"{TOKENIZER}.tmp"
     tokenizer.save_pretrained(aside)
     aside.replace(folder)
+
+
+def convert_once(target: Path, base: Path, settings: Mapping[str, Any], make: Callable[[], object]) -> None:
+    """Convert a base model into a run's folder, unless that was done already; a note beside it tells of what.
+
+    Raises: ConfigError where what is there was made of another model, or with other settings; what `make`
+        raises.
+    """
+    made_of = {"base": str(base.resolve()), **settings}
+    note = target.with_name(f"{target.name}.json")
+    if not target.exists():
+        write_json(note, made_of)
+        make()
+        log.info("converted %s into %s", base, target)
+        return
+    before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    if before != made_of:
+        raise ConfigError(
+            f"{target} was made of {json.dumps(before)}, not of {json.dumps(made_of)}; train into another "
+            "folder, or remove it"
+        )
 
 
 def start_folder(start: str, out: Path) -> Path:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from memsparse.engine.engine import MemoryEngine
-from memsparse.errors import EngineError
+from memsparse.errors import InputError
 from memsparse.evaluation import needle_run
 from memsparse.evaluation.model_system import ModelSystem
 from memsparse.evaluation.needle_run import run_needles, summarise_needles
@@ -94,10 +94,10 @@ def test_an_interrupted_run_goes_on_to_the_same_records(
 
 def test_a_sample_the_model_fails_on_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: MemoryEngine, question: str, **options: Any) -> Any:
-        raise EngineError("out of memory")
+        raise InputError("out of context")
 
     monkeypatch.setattr(MemoryEngine, "ask", fail)
     records = RecordFile(None, {}, key=KEY)
     run(records, tmp_path)
-    assert {row["error"] for row in records.records} == {"out of memory"}
+    assert {row["error"] for row in records.records} == {"out of context"}
     assert needle_run.summarise_needles(records, seed=0)["systems"]["memsparse"]["wrongly_refused"]["n"] == 0

@@ -50,6 +50,8 @@ def test_a_declined_answer_has_no_words_whatever_it_says() -> None:
     row = score_reply(reply(found=False), question)
     assert (row["exact_match"], row["f1"], row["contains"]) == (0, 0, 0)
     assert row["answer"] == "the cat"
+    article = score_reply(reply(found=False), replace(question, answers=("A",)))
+    assert article["exact_match"] == 0
 
 
 def test_answers_count_where_there_is_one_and_refusals_where_there_is_none() -> None:

@@ -1,11 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memsparse.errors import InputError
+from memsparse.errors import EngineError, InputError
 from memsparse.evaluation.questions import Question
 from memsparse.evaluation.results import Record, RecordFile
-from memsparse.evaluation.runner import ask_each
+from memsparse.evaluation.runner import OUTAGES, ask_each
 from tests.evaluation.fakes import WordSystem
 
 QUESTIONS = [Question(id="q0", text="a?", extra={"hops": 2}), Question(id="q1", text="b?")]
@@ -41,6 +42,44 @@ def test_records_hold_the_question_what_was_measured_and_what_else_is_said() -> 
         {"system": "bad", **q1, "error": "does not fit"},
     ]
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_system_that_is_gone_ends_the_run_and_is_asked_again(tmp_path: Path) -> None:
+    questions = [Question(id=f"q{i}", text=f"{i}?") for i in range(2 * OUTAGES)]
+    gone, asked = True, []
+
+    def measure(system: WordSystem, question: Question) -> Record:
+        asked.append(question.id)
+        if gone and question.id != "q0":
+            raise EngineError("rank 1 is gone")
+        return {"reply": "here"}
+
+    def run() -> list[Record]:
+        with RecordFile(tmp_path / "out.json", {}, key=("system", "id")) as records:
+            ask_each([WordSystem()], questions, records, describe, measure)
+        return records.records
+
+    with pytest.raises(EngineError, match="rank 1 is gone"):
+        run()
+    assert len(asked) == 1 + OUTAGES
+    gone = False
+    found = run()
+    assert asked[1 + OUTAGES :] == [question.id for question in questions[1:]]
+    assert all(record["reply"] == "here" for record in found)
+    assert len(found) == len(questions)
+
+
+def test_failures_between_answers_are_no_outage() -> None:
+    questions = [Question(id=f"q{i}", text=f"{i}?") for i in range(4 * OUTAGES)]
+
+    def measure(system: WordSystem, question: Question) -> Record:
+        if int(question.id[1:]) % OUTAGES:
+            raise EngineError("once more")
+        return {"reply": "here"}
+
+    records = RecordFile(None, {}, key=("system", "id"))
+    ask_each([WordSystem()], questions, records, describe, measure)
+    assert sum("error" in record for record in records.records) == 4 * (OUTAGES - 1)
 
 
 def test_other_errors_are_not_kept_as_records() -> None:

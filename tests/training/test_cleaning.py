@@ -77,8 +77,16 @@ def test_a_mix_is_measured_over_all_its_sets(reading):
         [reading.without(["q0", "q1", "q2"]), reading.without([f"q{i}" for i in range(3, 7)])], [1, 1]
     )
     found = unfit(model(), prompts(), mix, share=1.0, seed=3)
-    assert sorted(found) == [f"q{i}" for i in range(7)]
+    assert set(found) == {f"{0 if i > 2 else 1}/q{i}" for i in range(7)}
     assert mix.without(found[:4]).asked == mix.asked - 4
+
+
+def test_sets_may_share_ids(reading):
+    mix = ReadingMix([reading, reading], [1, 1])
+    found = unfit(model(), prompts(), mix, share=1.0, seed=3)
+    assert sorted(found) == [f"{place}/q{i}" for place in (0, 1) for i in range(7)]
+    first, second = mix.without(["1/q3", "1/q4"]).sets
+    assert (first.asked, second.asked) == (reading.asked, reading.asked - 2)
 
 
 def test_text_without_questions_has_none_to_leave_out(tmp_path):

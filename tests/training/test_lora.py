@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memsparse.errors import ConfigError, ModelError
+from memsparse.errors import ConfigError, EngineError, ModelError
 from memsparse.model.memory import InBatchMemory
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.ops.pooling import document_of_chunk
@@ -307,7 +307,7 @@ def test_damaged_adapters_are_refused(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(EngineError, match="could not be saved"):
         save_adapter(adapted(), tmp_path / "file" / "adapter")
 
 

@@ -320,12 +320,12 @@ def test_questions_left_out_are_never_drawn(tmp_path):
 def test_a_mix_leaves_questions_out_of_every_set(tmp_path):
     corpus, queries = written(tmp_path, numbered(6), asking(6))
     asked, plain = ReadingSet(corpus, queries, window_words=9), ReadingSet(corpus, None, window_words=9)
-    mix = ReadingMix([plain, asked, asked], [0, 1, 1]).without(["q0"])
+    mix = ReadingMix([plain, asked, asked], [0, 1, 1]).without(["1/q0", "2/q0"])
     assert mix.asked == 10
     texts = {question.text for _, drawn in pools(mix, 3, 3) for question in drawn}
     assert "What is 0?" not in texts
     assert len(texts) == 5
-    assert [mix.alone(number, Random(0))[0] for number in (0, 4, 5, 9)] == ["q1", "q5", "q1", "q5"]
+    assert [mix.alone(number, Random(0))[0] for number in (0, 4, 5, 9)] == ["1/q1", "1/q5", "2/q1", "2/q5"]
     with pytest.raises(IndexError, match="no question"):
         mix.alone(10, Random(0))
 

@@ -35,6 +35,8 @@ def test_a_backbone_is_converted_once(tmp_path: Path) -> None:
     written = (tmp_path / CONVERTED / "model.safetensors").stat().st_mtime_ns
     open_start(config, tmp_path)
     assert (tmp_path / CONVERTED / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match=r'was made of .*"chunk_size": 8.*, not of .*another folder'):
+        open_start(settings(source, convert={"chunk_size": 16}), tmp_path)
 
 
 def test_a_model_without_routers_is_refused_or_given_some(tmp_path: Path) -> None:

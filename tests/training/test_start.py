@@ -114,6 +114,9 @@ def test_a_base_model_is_converted_once_with_the_markers_of_the_protocol(tmp_pat
     before = (out / CONVERTED / "model.safetensors").stat().st_mtime_ns
     started(folder, out, model=MEMORY)
     assert (out / CONVERTED / "model.safetensors").stat().st_mtime_ns == before
+    other = base(tmp_path / "other", kind)
+    with pytest.raises(ConfigError, match=r"start was made of .*/base.*, not of .*/other.*another folder"):
+        started(other, out, model=MEMORY)
 
 
 def test_a_published_folder_is_a_start(tmp_path):

@@ -27,7 +27,7 @@ def test_a_phase_that_cleans_leaves_questions_out_from_its_first_step_on(tmp_pat
 
     def unfit(model, prompts, reading, *, share, seed):
         asked.append((share, reading.asked))
-        return [["q1", "q2"], ["q3"]][len(asked) - 1]
+        return [["0/q1", "0/q2"], ["0/q3"]][len(asked) - 1]
 
     monkeypatch.setattr(supply.cleaning, "unfit", unfit)
     phase = {"reading_share": 1.0, "documents": 4, "max_document_tokens": 160}
@@ -43,7 +43,7 @@ def test_a_phase_that_cleans_leaves_questions_out_from_its_first_step_on(tmp_pat
         json.loads((tmp_path / "straight" / f"cleaned-{name}.json").read_text())
         for name in ("second", "third")
     ]
-    assert kept == [["q1", "q2"], ["q3"]]
+    assert kept == [["0/q1", "0/q2"], ["0/q3"]]
     for stop in (1, 2, 3, 5, 6):
         if stop == 3:
             asked.clear()
