@@ -25,8 +25,6 @@ INFINITY = math.inf
 needs_triton = pytest.mark.skipif(
     not triton_scan.has_triton(), reason="needs triton; it comes with torch for CUDA, or with memsparse[dev]"
 )
-# triton 3.9 tells of a default that 3.10 will change; the bounds hold with either.
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
 
 @pytest.fixture(
