@@ -68,7 +68,7 @@ def write(folder: Path, name: str = "tiny", *, model: str = MODEL, **parts: str)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return started("-m", "memsparse.training", *arguments)
+    return started("-m", "memsparse", "train", "pretrain", *arguments)
 
 
 def together(*runs: tuple[Path, Path, int]) -> None:
@@ -108,8 +108,8 @@ def assert_close(a: Path, b: Path) -> None:
 
 def test_the_command_trains_continues_and_shows_no_bar_in_a_pipe(tmp_path):
     path, out = write(tmp_path), tmp_path / "run"
-    first = command(path, "--out", out, "--until", 2)
-    assert (first.returncode, first.stdout) == (0, "")
+    first = command("--config", path, "--out", out, "--until", 2)
+    assert (first.returncode, first.stdout) == (0, f"{out / 'model'}: step 2 of 5\n")
     assert first.stderr.count("step 2  phase main") == 1
     assert "\r" not in first.stderr
     assert "Warning" not in first.stderr
@@ -120,7 +120,7 @@ def test_the_command_trains_continues_and_shows_no_bar_in_a_pipe(tmp_path):
 def test_the_command_tells_a_bad_recipe_in_one_line(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("sead = 1\n")
-    done = command(path, "--out", tmp_path / "run")
+    done = command("--config", path, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path}: unknown key sead; known: seed")
     assert len(done.stderr.splitlines()) == 1
