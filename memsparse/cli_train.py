@@ -62,8 +62,8 @@ def pretrain(
 
     Under torchrun, processes train together.
     """
-    values, path = _read(config, recipe, sets)
-    _train(values, path, out, until, as_json)
+    values, source = _read(config, recipe, sets)
+    _train(values, source, out, until, as_json)
 
 
 @app.command()
@@ -76,19 +76,19 @@ def sft(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune the model that `start` names on questions and their documents."""
-    values, path = _read(config, recipe, sets)
+    values, source = _read(config, recipe, sets)
     if "start" not in values:
-        raise ConfigError(f"{path}: start is missing; name the model to fine-tune: --set start=DIR")
-    _train(values, path, out, until, as_json)
+        raise ConfigError(f"{source}: start is missing; name the model to fine-tune: --set start=DIR")
+    _train(values, source, out, until, as_json)
 
 
-def _train(values: Mapping[str, Any], path: Path, out: Path, until: int | None, as_json: bool) -> None:
+def _train(values: Mapping[str, Any], source: str, out: Path, until: int | None, as_json: bool) -> None:
     from memsparse.training.checkpoint import MODEL
     from memsparse.training.config import TrainConfig
     from memsparse.training.processes import is_first, leave
     from memsparse.training.trainer import run
 
-    config = TrainConfig.made_of(values, path)
+    config = TrainConfig.made_of(values, source)
     try:
         with _log_lines(quiet=not is_first()):
             trainer = run(config, out, until=until)
@@ -107,11 +107,11 @@ def router(
     out: Run, config: Config = None, recipe: Recipe = None, sets: Sets = None, as_json: AsJson = False
 ) -> None:
     """Fit only the routers of a model to a corpus."""
-    values, path = _read(config, recipe, sets)
+    values, source = _read(config, recipe, sets)
     from memsparse.training.router import fit_router
     from memsparse.training.router_config import RouterConfig
 
-    settings = RouterConfig.made_of(values, path)
+    settings = RouterConfig.made_of(values, source)
     with _log_lines():
         report = fit_router(settings, out)
     if as_json:
@@ -180,8 +180,13 @@ def mine(
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes of the package, and what each is for."""
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One to print, to change a copy.")] = None,
+) -> None:
+    """List the recipes of the package, and what each is for; or print one of them."""
+    if name is not None:
+        say(_shipped_recipe(name).read_text(encoding="utf-8").rstrip())
+        return
     show_rows([(name, _purpose(path)) for name, path in _shipped().items()], ("name", "for"))
 
 
@@ -193,29 +198,37 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def _shipped_recipe(name: str) -> Path:
+    """Where a recipe of the package lies.
+
+    Raises: ConfigError if there is none of this name.
+    """
+    shipped = _shipped()
+    if name not in shipped:
+        raise ConfigError(f"no recipe {name!r}; there are {', '.join(shipped)}")
+    return shipped[name]
+
+
 def _purpose(path: Path) -> str:
     """The first line of a recipe, a comment, as text."""
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
-def _read(config: Path | None, recipe: str | None, sets: list[str] | None) -> tuple[dict[str, Any], Path]:
-    """The values of a recipe with those of `--set` in their place, and the file they come from.
+def _read(config: Path | None, recipe: str | None, sets: list[str] | None) -> tuple[dict[str, Any], str]:
+    """The values of a recipe with those of `--set` in their place, and how messages name where they are from.
 
     Raises: ConfigError for a recipe that cannot be read, a `--set` that cannot be understood, and a value
         that is still left open.
     """
     if (config is None) == (recipe is None):
         raise ConfigError("give --config with a TOML file, or --recipe with a name, and not both")
-    shipped = _shipped()
-    if recipe is not None and recipe not in shipped:
-        raise ConfigError(f"no recipe {recipe!r}; there are {', '.join(shipped)}")
-    path = config or shipped[recipe or ""]
-    values = read_recipe(path)
+    values = read_recipe(config if recipe is None else _shipped_recipe(recipe))
+    named = str(config) if recipe is None else f"recipe {recipe}"
     for setting in sets or []:
         _set(values, setting)
     if open_key := _left_open(values):
-        raise ConfigError(f"{path} leaves {open_key} to you; give --set {open_key}=...")
-    return values, path
+        raise ConfigError(f"{named} leaves {open_key} to you; give --set {open_key}=...")
+    return values, f"{named} with --set" if sets else named
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -228,7 +241,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
     for table in tables:
         place = place.setdefault(table, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set is {setting!r}, but {table} is no table; change a copy of the recipe")
+            raise ConfigError(f"--set is {setting!r}, but {table} is no table; change a copy of the recipe (memsparse train recipes NAME)")
     place[last] = _value(text)
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,12 @@ def test_values_take_the_place_of_the_recipes(recipe: Path, tmp_path: Path, conf
         ("optimizer.=3", "write KEY=VALUE"),
         ("seed.more=3", "but seed is no table"),
         ("phases.steps=3", "but phases is no table"),
-        ("sead=3", "recipe.toml: unknown key sead; known: seed"),
+        ("sead=3", "recipe.toml with --set: unknown key sead; known: seed"),
         ("seed=three", "seed is 'three'; it must be a whole number"),
         ("seed=1\nwarmup=2", "it must be a whole number"),
         ("model.chunk_size=0", "chunk_size is 0"),
         ("start=", "start is empty"),
+        ("model.hidden_size=-4", "model: hidden_size is -4; it must be at least 1"),
     ],
 )
 def test_values_that_cannot_be_used_are_told(
@@ -160,6 +162,12 @@ def test_sft_wants_a_model(recipe: Path, tmp_path: Path, configs: list[Any]):
     words = ["train", "sft", "--config", recipe, "--out", tmp_path / "run"]
     assert_one_line_error(run(*words), 2, "start is missing; name the model to fine-tune: --set start=DIR")
     assert not configs
+
+
+def test_a_recipe_is_printed_as_it_lies_in_the_package(tmp_path: Path):
+    (tmp_path / "own.toml").write_text(run("train", "recipes", "tiny").stdout)
+    assert tomllib.loads((tmp_path / "own.toml").read_text())["phases"]
+    assert_one_line_error(run("train", "recipes", "huge"), 2, "no recipe 'huge'; there are lora, ")
 
 
 def test_recipes_are_listed():
@@ -309,7 +317,7 @@ def test_router_fits_a_corpus_as_a_recipe_says(tmp_path: Path):
     words = ["train", "router", "--config", path, "--out", tmp_path / "fit", "--set", f"start={model}"]
     assert_one_line_error(run(*words), 2, "leaves corpus to you; give --set corpus=...")
     words += ["--set", f"corpus={corpus}"]
-    assert_one_line_error(run(*words, "--set", "epochs=2"), 2, "fit.toml: unknown key epochs; known: corpus")
+    assert_one_line_error(run(*words, "--set", "epochs=2"), 2, "fit.toml with --set: unknown key epochs; known: corpus")
     told = run(*words, "--json")
     assert told.exit_code == 0, told.stderr
     report = json.loads(told.stdout)

@@ -28,6 +28,13 @@ MEMORY_SETTINGS = (
 """Fields of `MemSparseConfig` that `[model]` may set where a run starts from a model."""
 
 
+SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "max_position_embeddings"),
+)
+"""Fields of `[model]` that no model can have below 1."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadingSource:
     """Where real text comes from, and how often it is drawn."""
@@ -154,6 +161,9 @@ class TrainConfig:
         self._check_model()
 
     def _check_model(self) -> None:
+        for name in SIZES:
+            if fits(self.model.get(name), int):
+                hold("model: ", name, self.model[name], 1)
         if self.start is None:
             self.model_config()
             if self.lora is not None:
@@ -176,19 +186,19 @@ class TrainConfig:
         return cls.made_of(read_recipe(path), path)
 
     @classmethod
-    def made_of(cls, values: Mapping[str, Any], path: Path) -> Self:
+    def made_of(cls, values: Mapping[str, Any], source: str | Path) -> Self:
         """Make it of the values of a TOML file.
 
-        Raises: ConfigError as `read`; `path` is where it says they come from.
+        Raises: ConfigError as `read`; `source` is where it says they come from.
         """
         phases = values.get("phases", [])
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
-            raise ConfigError(f"{path}: phases is no list of tables; write each as [[phases]]")
+            raise ConfigError(f"{source}: phases is no list of tables; write each as [[phases]]")
         try:
             read = tuple(made(Phase, phase, f"phase {phase.get('name')!r}: ") for phase in phases)
             return made(cls, {**values, "phases": read}, "")
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{source}: {error}") from error
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -111,10 +112,14 @@ class StopSignal:
     """While it is open, the first Ctrl-C only asks to stop; a second one interrupts at once.
 
     In a thread other than the main one it does nothing: signals do not arrive there.
+
+    Args:
+        silent: do not say what was understood.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         self.asked = False
+        self._silent = silent
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -125,6 +130,8 @@ class StopSignal:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._restore()
+        if not self._silent:  # past every buffer and lock, which what was interrupted may hold
+            os.write(2, b"ending this step; Ctrl-C again stops at once\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -134,15 +134,15 @@ class RouterConfig:
         return cls.made_of(read_recipe(path), path)
 
     @classmethod
-    def made_of(cls, values: Mapping[str, Any], path: Path) -> Self:
+    def made_of(cls, values: Mapping[str, Any], source: str | Path) -> Self:
         """Make it of the values of a TOML file.
 
-        Raises: ConfigError as `read`; `path` is where it says they come from.
+        Raises: ConfigError as `read`; `source` is where it says they come from.
         """
         try:
             return made(cls, values, "")
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{source}: {error}") from error
 
     @property
     def conversion(self) -> ConvertConfig:

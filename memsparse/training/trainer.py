@@ -159,7 +159,7 @@ class Trainer:
         peak = matrix_peak(self.dtype, self.processes.device)
         steps = self.supply.steps(self.step, self._measured_model)
         since, stopping = _Since(), False
-        with StopSignal() as stop, self._run_log(last) as run_log:
+        with StopSignal(silent=not self.processes.first) as stop, self._run_log(last) as run_log:
             while self.step < last and not stopping:
                 began = time.perf_counter()
                 phase = self.config.phase_at(self.step)

@@ -63,11 +63,12 @@ def _interruptible():
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_the_first_interrupt_asks_and_the_second_one_interrupts():
+def test_the_first_interrupt_asks_and_the_second_one_interrupts(capfd):
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
+        assert capfd.readouterr().err == "ending this step; Ctrl-C again stops at once\n"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
