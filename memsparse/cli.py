@@ -3,6 +3,7 @@
 Commands import what they run only when they run, so that `--help` does not wait for torch.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -230,7 +231,9 @@ def _questions() -> Iterator[str]:
             return
         if line in QUIT:
             return
-        if line:
+        if re.fullmatch(r"/[a-z]+", line):
+            note(f"{line} is no command; {QUIT[0]} ends, all else is asked")
+        elif line:
             if not asks:
                 say(f"{PROMPT}{line}")
             yield line

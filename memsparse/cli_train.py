@@ -181,7 +181,9 @@ def mine(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One to print, to change a copy.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One to print, to change a copy.")
+    ] = None,
 ) -> None:
     """List the recipes of the package, and what each is for; or print one of them."""
     if name is not None:
@@ -222,8 +224,8 @@ def _read(config: Path | None, recipe: str | None, sets: list[str] | None) -> tu
     """
     if (config is None) == (recipe is None):
         raise ConfigError("give --config with a TOML file, or --recipe with a name, and not both")
-    values = read_recipe(config if recipe is None else _shipped_recipe(recipe))
-    named = str(config) if recipe is None else f"recipe {recipe}"
+    path = config or _shipped_recipe(recipe or "")
+    values, named = read_recipe(path), f"recipe {recipe}" if recipe else str(path)
     for setting in sets or []:
         _set(values, setting)
     if open_key := _left_open(values):
@@ -241,7 +243,9 @@ def _set(values: dict[str, Any], setting: str) -> None:
     for table in tables:
         place = place.setdefault(table, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set is {setting!r}, but {table} is no table; change a copy of the recipe (memsparse train recipes NAME)")
+            raise ConfigError(
+                f"--set is {setting!r}, but {table} is no table; change a copy of the recipe (memsparse train recipes NAME)"
+            )
     place[last] = _value(text)
 
 

@@ -342,7 +342,7 @@ def test_chat_answers_every_line_until_it_is_told_to_stop(
     model: Path, bank: Path, loaded: LoadedModel
 ) -> None:
     second = "Who keeps the lighthouse?"
-    stdin = f"{QUESTION}\n\n{second}\n/quit\nWhat is never asked?\n"
+    stdin = f"{QUESTION}\n\n/help\n{second}\n/quit\nWhat is never asked?\n"
     result = run("chat", "--bank", bank, "--model", model, stdin=stdin)
     assert result.exit_code == 0, result.stderr
     with MemoryEngine.open(bank, loaded) as engine:
@@ -352,6 +352,7 @@ def test_chat_answers_every_line_until_it_is_told_to_stop(
     assert rest.startswith(f"{answers[1]}\n")
     assert "never asked" not in result.stdout
     assert result.stdout.count("s routing)") == 2
+    assert "/help is no command; /quit ends, all else is asked" in result.stderr
 
 
 def test_chat_ends_with_its_input(model: Path, library: Path) -> None:

@@ -317,7 +317,9 @@ def test_router_fits_a_corpus_as_a_recipe_says(tmp_path: Path):
     words = ["train", "router", "--config", path, "--out", tmp_path / "fit", "--set", f"start={model}"]
     assert_one_line_error(run(*words), 2, "leaves corpus to you; give --set corpus=...")
     words += ["--set", f"corpus={corpus}"]
-    assert_one_line_error(run(*words, "--set", "epochs=2"), 2, "fit.toml with --set: unknown key epochs; known: corpus")
+    assert_one_line_error(
+        run(*words, "--set", "epochs=2"), 2, "fit.toml with --set: unknown key epochs; known: corpus"
+    )
     told = run(*words, "--json")
     assert told.exit_code == 0, told.stderr
     report = json.loads(told.stdout)

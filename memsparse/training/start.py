@@ -84,7 +84,8 @@ def start_folder(start: str, out: Path) -> Path:
     try:
         kind = json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"]
     except FileNotFoundError as error:
-        raise ModelError(f"start: no config.json in {source}; give the folder of a model") from error
+        what = f"no config.json in {source}" if source.is_dir() else f"there is no folder {source}"
+        raise ModelError(f"start: {what}; give the folder of a model") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"start: {source / 'config.json'} cannot be read ({error}); fetch it again"

@@ -212,6 +212,6 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path, how, mess
 
 
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(ModelError, match=r"start: no config\.json in .*nowhere"):
+    with pytest.raises(ModelError, match=r"start: there is no folder .*nowhere; give"):
         run(recipe(calls_phase(1), start=str(tmp_path / "nowhere"), model={}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
