@@ -244,7 +244,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
         place = place.setdefault(table, {})
         if not isinstance(place, dict):
             raise ConfigError(
-                f"--set is {setting!r}, but {table} is no table; change a copy of the recipe (memsparse train recipes NAME)"
+                f"--set is {setting!r}, but {table} is no table; change a copy (memsparse train recipes NAME)"
             )
     place[last] = _value(text)
 

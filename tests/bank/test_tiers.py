@@ -237,7 +237,7 @@ def test_nothing_is_found_where_no_request_routes_a_token(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, name: str, tokens: int
 ) -> None:
     monkeypatch.setattr(reader, "FEW", 2)
-    routing_q = torch.randn(2, tokens, WIDE.routing_heads * WIDE.head_dim)
+    routing_q = queries(2, 3, WIDE)[:, :tokens]
     for all_scores in (False, True):
         asked = bank.reader(top_k=5, tiers=CONFIGS[name], all_scores=all_scores)
         found = asked.read(1, routing_q, torch.zeros(2, tokens, dtype=torch.bool))
