@@ -102,9 +102,12 @@ class KeyQueue:
         return {"limit": self.limit, "steps": [list(step) for step in self._steps]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hold what a `state_dict` says, and nothing else."""
+        """Hold what a `state_dict` says, and nothing else.
+
+        Steps that older states tell without hashes are left out: whose keys they hold is not known.
+        """
         self.limit = int(state["limit"])
-        self._steps = deque((keys, index, hashes) for keys, index, hashes in state["steps"])
+        self._steps = deque(tuple(step) for step in state["steps"] if isinstance(step[2], Tensor))
         self._held = sum(len(hashes) for _, _, hashes in self._steps)
 
 

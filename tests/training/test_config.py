@@ -40,7 +40,7 @@ def test_a_recipe_says_everything(tmp_path):
 
 def test_reading_may_name_one_source_or_several(tmp_path):
     one = read(tmp_path, f'reading = {{ corpus = "c", queries = "q" }}\n{PHASE}')
-    assert one.reading_sources == (ReadingSource(corpus="c", queries="q", weight=1),)
+    assert one.reading_sources == (ReadingSource(corpus="c", queries="q", split="train", weight=1),)
     assert one.reading_window == (48, 48)
     several = read(
         tmp_path,

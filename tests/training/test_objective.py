@@ -77,6 +77,9 @@ def test_a_queue_holds_no_graph_and_comes_back_as_it_was():
         for mine, theirs in zip(queue.layer(layer), other.layer(layer), strict=True):
             assert torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs))
         assert not queue.layer(layer)[0].requires_grad
+    keys, of_chunk, _ = pushed(generator, (1, 2))
+    other.load_state_dict({"limit": 8, "steps": [[keys, of_chunk, 2], *queue.state_dict()["steps"]]})
+    assert queue.layer(1)[2] == other.layer(1)[2] == 5
     for each in (queue, other):
         each.push(*pushed(torch.Generator().manual_seed(1), (1, 1, 1, 1)))
     assert queue.layer(1)[2] == other.layer(1)[2] == 7

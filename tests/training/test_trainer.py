@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path, straight,
 def test_the_queue_is_part_of_the_state_and_may_be_missing_from_an_old_one(tmp_path, straight, monkeypatch):
     state = load_state(straight)
     assert state["queues"][0]["limit"] == 14
-    assert [count for *_, count in state["queues"][0]["steps"]] == [6, 6]
+    assert [len(hashes) for *_, hashes in state["queues"][0]["steps"]] == [6, 6]
     with monkeypatch.context() as patch:
         patch.setattr(KeyQueue, "state_dict", lambda self: {"limit": self.limit, "steps": []})
         trainer(tmp_path).train(until=4)
