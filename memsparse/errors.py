@@ -10,7 +10,7 @@
     |   +-- BankNotFoundError     exit 2   no bank at that path, or not that version of it
     |   +-- BankExistsError       exit 2   a bank is there already
     |   +-- BankMismatchError     exit 2   the bank belongs to another model or a newer format
-    |   +-- BankLockedError       exit 1   another process is writing
+    |   +-- BankLockedError       exit 1   another process is writing, or the disk has no locks
     |   +-- BankCorruptError      exit 1   a file is damaged or missing
     +-- EngineError               exit 1   a request that failed while it ran
 
@@ -74,7 +74,7 @@ class BankMismatchError(BankError):
 
 
 class BankLockedError(BankError):
-    """Another process is writing to the bank."""
+    """Another process is writing to the bank, or it lies where there are no locks."""
 
 
 class BankCorruptError(BankError):

@@ -421,7 +421,7 @@ class Bank:
                 known = {segment.file for segment in self._catalog.segments()}
                 for stray in stray_files(self.path / FOLDER, known):
                     stray.unlink(missing_ok=True)
-        except (BankError, PermissionError):
+        except (BankLockedError, PermissionError):
             return
 
     @contextmanager

@@ -28,8 +28,8 @@ def writer_lock(folder: Path, *, wait: float | None = None) -> Iterator[None]:
     Args:
         wait: seconds to wait for another writer. None: `WAIT_SECONDS`.
 
-    Raises: BankLockedError if another process or another open bank holds it for longer than that; BankError
-        where it cannot be locked at all.
+    Raises: BankLockedError if another process or another open bank holds it for longer than that, or the disk
+        has no locks; BankError where it cannot be written to.
     """
     seconds = WAIT_SECONDS if wait is None else wait
     try:
@@ -57,7 +57,7 @@ def _acquire(handle: int, folder: Path, seconds: float) -> None:
                 ) from error
             time.sleep(RETRY_SECONDS)
         except OSError as error:
-            raise BankError(
+            raise BankLockedError(
                 f"cannot lock {folder} ({error.strerror}); keep the bank on a disk with file locks, or open "
                 "it read-only"
             ) from error

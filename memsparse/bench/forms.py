@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from memsparse.bank.probing import Probed
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
 from memsparse.ops.certificate import Sieve, certify, score_promising
@@ -106,24 +107,22 @@ def certified_ranking(case: Case, keys: ScanKeys, stored: Tensor) -> Ranking:
     sieve = Sieve(len(routing_q), k, device=case.device)
     sieve.add(torch.arange(case.documents, device=case.device), *_bounds(case, routing_q, keys))
     kept, lower, upper = sieve.kept()
-
-    def of(columns: Tensor) -> Tensor:
-        return kept[columns.clamp_min(0)].masked_fill(columns < 0, -1)
+    coarse = Probed(lower=lower, upper=upper, documents=kept, beyond=sieve.beyond, chunks=len(keys))
 
     def bound_again(columns: Tensor) -> tuple[Tensor, Tensor]:
-        return _bounds_of(case, routing_q, keys, kept[columns])
+        return _bounds_of(case, routing_q, keys, coarse.of(columns))
 
     scored = score_promising(
         lower,
         upper,
         k,
-        lambda columns: rescore(case, routing_q, stored, of(columns)),
+        lambda columns: rescore(case, routing_q, stored, coarse.of(columns)),
         bound_again=bound_again if case.device.type == "cpu" else None,
     )
     scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
-    certified &= (sieve.beyond < scores[:, -1]) | (sieve.beyond == -torch.inf)
+    certified = coarse.certified(certified, scores[:, -1])
     counts = (scored.documents >= 0).sum(1)
-    return Ranking(scores=scores, documents=of(best), certified=certified, rescored=counts)
+    return Ranking(scores=scores, documents=coarse.of(best), certified=certified, rescored=counts)
 
 
 def _bounds(case: Case, routing_q: Tensor, keys: ScanKeys) -> tuple[Tensor, Tensor]:

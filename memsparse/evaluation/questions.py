@@ -111,7 +111,7 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
         id=str(id_),
         text=text.strip(),
         answers=_strings(row, "answers", place),
-        positive_ids=tuple(dict.fromkeys(_ids(row, place))),
+        positive_ids=tuple(dict.fromkeys(_strings(row, "positive_ids", place, or_numbers=True))),
         located=row.get("positive_ids") is not None or not row.get("answers"),
         extra={name: value for name, value in row.items() if name not in FIELDS},
     )
@@ -121,19 +121,12 @@ def _nothing_is_skipped(item: Skipped) -> None:
     raise DocumentError(f"{item.path}: {item.reason}; repair it or leave it out")
 
 
-def _ids(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
-    values = row.get("positive_ids")
-    if values is None:
-        return ()
-    if not isinstance(values, list) or any(type(value) not in (str, int) for value in values):
-        raise DocumentError(f"{place}: positive_ids is {values!r}; give a list of strings or whole numbers")
-    return tuple(map(str, values))
-
-
-def _strings(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
+def _strings(row: Mapping[str, Any], name: str, place: str, *, or_numbers: bool = False) -> tuple[str, ...]:
     values = row.get(name)
     if values is None:
         return ()
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DocumentError(f"{place}: {name} is {values!r}; give a list of strings")
-    return tuple(values)
+    kinds = (str, int) if or_numbers else (str,)
+    if not isinstance(values, list) or any(type(value) not in kinds for value in values):
+        what = "strings or whole numbers" if or_numbers else "strings"
+        raise DocumentError(f"{place}: {name} is {values!r}; give a list of {what}")
+    return tuple(map(str, values))

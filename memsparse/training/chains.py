@@ -45,8 +45,8 @@ def understand(row: Mapping[str, Any], passages: Mapping[str, Mapping[str, Any]]
     """Return what a row of queries asks; None where it cannot be learnt from.
 
     That is a row without known passages, with more than eight of them, or whose one passage does not state
-    an answer that is given. A question without answers, or whose answers stand
-    nowhere, as those answered by yes or no, asks for its passages alone.
+    an answer that is given. A question without answers, or whose answers stand nowhere, as those answered by
+    yes or no, asks for its passages alone.
 
     Several passages are read in the order in which each states what leads to the next: the answers of
     "sub_questions" where there is one for each, the titles of up to four. Otherwise any order will do for

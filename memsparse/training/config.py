@@ -15,6 +15,7 @@ from memsparse.training.optimizer import OptimizerConfig
 from memsparse.training.phases import BUILT_TASKS as BUILT_TASKS
 from memsparse.training.phases import TASKS as TASKS
 from memsparse.training.phases import Phase as Phase
+from memsparse.training.row_source import TRAIN
 from memsparse.training.settings import fits, hold, read_recipe
 from memsparse.training.settings import made as made
 
@@ -209,7 +210,7 @@ class TrainConfig:
     def reading_sources(self) -> tuple[ReadingSource, ...]:
         """The sources of real text."""
         tables = [self.reading] if isinstance(self.reading, dict) else self.reading or []
-        return tuple(replace(each, split=each.split or "train") for each in _sources("reading", tables))
+        return tuple(replace(each, split=each.split or TRAIN) for each in _sources("reading", tables))
 
     @property
     def validation_sources(self) -> tuple[ReadingSource, ...]:

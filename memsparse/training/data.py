@@ -7,7 +7,6 @@ are drawn anew every step, so they can only be read from memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from random import Random
 from typing import Literal
 
@@ -18,6 +17,7 @@ from memsparse.engine.encoder import WIDTH_MULTIPLE
 from memsparse.errors import InputError
 from memsparse.ops.positions import context_positions
 from memsparse.text import PromptBuilder, Turn, passage_text
+from memsparse.training.passages import hashed
 from memsparse.training.world import Question
 from memsparse.types import Document
 
@@ -296,7 +296,9 @@ class StepBuilder:
             document_ids=document_ids,
             document_lengths=lengths,
             starts=starts,
-            hashes=torch.tensor([_hash(document.id) for document in pool.documents]),
+            hashes=torch.tensor(
+                [hashed(document.id) for document in pool.documents], dtype=torch.uint64
+            ).view(torch.int64),
             digits=_digits(pool.numbers, self.mix.most_digits),
             batches=tuple(
                 self._batch(calls[start : start + BATCH_ROWS], len(documents), after)
@@ -405,11 +407,6 @@ def induction_batch(
         ids.append(tokens[: 2 * span])
         labels.append(targets[: 2 * span])
     return torch.tensor(ids), torch.tensor(labels)
-
-
-def _hash(id_: str) -> int:
-    """The same in every process, as Python's own is not."""
-    return int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _shorten(ids: list[int], limit: int, tail: int) -> list[int]:

@@ -215,7 +215,9 @@ def run_step(
     told = lm_documents if weights.documents else 0
     document_loss = _encode(model, step, written, told)
     held = {} if queue is None else queue.layers()
-    same = None if queue is None else queue.holding(step.hashes)
+    same = step.hashes.new_zeros(documents, 0, dtype=torch.bool)
+    if queue is not None:
+        same = queue.holding(step.hashes)
     results = []
     for batch in step.batches:
         alone = (torch.rand(len(batch.ids), generator=generator) < gold_only).to(batch.ids.device)
@@ -300,7 +302,7 @@ def _run_calls(
     written: InBatchMemory,
     alone: Tensor,
     held: HeldKeys,
-    same_NQ: Tensor | None,
+    same_NQ: Tensor,
 ) -> _Calls:
     asking = batch.positives.any(1)
     memory = TrainingMemory(
@@ -318,6 +320,9 @@ def _run_calls(
     output = model.model(
         input_ids=batch.ids, position_ids=batch.positions, memory=memory, query_mask=batch.routes
     )
+    # What is asked for, or was read, is no negative for having been in an earlier step too.
+    own = (batch.positives | batch.read)[asking]
+    again = (own[:, :, None] & same_NQ).any(1)
     scores = []
     lowest = min(written.layers)
     for layer in model.config.supervised_layers:
@@ -326,11 +331,7 @@ def _run_calls(
             # A call shown its own document alone knows it by what it read of it below: no lesson in routing.
             all_scores = all_scores.masked_fill(alone[asking][:, None], float("-inf"))
         extra = memory.queue_scores.get(layer, all_scores[:, :0])
-        if same_NQ is not None and extra.shape[1]:
-            # What is asked for, or was read, is no negative for having been in an earlier step too.
-            own = (batch.positives | batch.read)[asking]
-            extra = extra.masked_fill((own[:, :, None] & same_NQ).any(1), float("-inf"))
-        scores.append(torch.cat([all_scores, extra], dim=1))
+        scores.append(torch.cat([all_scores, extra.masked_fill(again, float("-inf"))], dim=1))
     positives = batch.positives[asking]
     targets = batch.labels[:, 1:]
     where = targets != IGNORED

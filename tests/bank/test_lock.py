@@ -27,7 +27,7 @@ def test_a_disk_without_locks_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
     told = r"cannot lock .*No locks available.*open it read-only$"
-    with pytest.raises(BankError, match=told), writer_lock(tmp_path):
+    with pytest.raises(BankLockedError, match=told), writer_lock(tmp_path):
         pass
 
 
