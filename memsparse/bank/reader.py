@@ -360,27 +360,22 @@ class BankReader:
 
     def _gather(self, layer_idx: int, routing_q: Tensor, routed: _Routed) -> MemoryKV:
         """Lay the chunks of the documents (B, k) side by side, each row ascending by document."""
-        places = self._places
-        rows, columns, lengths = [], [], []
-        for row in routed.documents.cpu():
-            here = (row >= 0).nonzero()[:, 0]
-            here = here[row[here].argsort()]
-            rows.append(row[here])
-            columns.append(torch.repeat_interleave(here, places.chunks[row[here]]))
-            lengths.append(len(columns[-1]))
-        device, batch, slots = routing_q.device, len(rows), max(lengths)
-        fingerprint = self._fingerprint
-        kv = routing_q.new_zeros(2, batch, fingerprint.kv_heads, slots, fingerprint.head_dim)
-        document_of_slot = torch.zeros(batch, slots, dtype=torch.long)
-        for b, length in enumerate(lengths):
-            document_of_slot[b, :length] = columns[b]
-        wanted = [self._place(document) for row in rows for document in row.tolist()]
+        places, fingerprint, device = self._places, self._fingerprint, routing_q.device
+        routed_BK = routed.documents.cpu()
+        documents, order = routed_BK.masked_fill(routed_BK < 0, len(self)).sort(dim=1)
+        found = documents < len(self)
+        chunks = places.chunks[documents.where(found, 0)].where(found, 0)
+        lengths = chunks.sum(1)
+        slots = int(lengths.max())
+        mask = torch.arange(slots) < lengths[:, None]
+        document_of_slot = torch.zeros(mask.shape, dtype=torch.long)
+        document_of_slot[mask] = torch.repeat_interleave(order.flatten(), chunks.flatten())
+        kv = routing_q.new_zeros(2, len(mask), fingerprint.kv_heads, slots, fingerprint.head_dim)
+        wanted = self._located(documents[found])
         if wanted:
-            found = self._tiers.content.gather(layer_idx, wanted, like=routing_q).split(lengths, dim=1)
-            for b, part in enumerate(found):
-                kv[:, b, :, : lengths[b]] = part.transpose(1, 2)
+            content = self._tiers.content.gather(layer_idx, wanted, like=routing_q)
+            kv.transpose(2, 3)[:, mask.to(device)] = content
         self._prefetch(layer_idx, wanted, device)
-        mask = torch.arange(slots) < torch.tensor(lengths)[:, None]
         return MemoryKV(
             k=kv[0],
             v=kv[1],
@@ -395,13 +390,14 @@ class BankReader:
             sifted=routed.sifted,
         )
 
-    def _place(self, document: int) -> Place:
+    def _located(self, documents: Tensor) -> list[Place]:
+        """Where documents (n,) lie, in their order."""
         places = self._places
-        return Place(
-            record=self._records[int(places.segments[document])],
-            offset=int(places.offsets[document]),
-            chunks=int(places.chunks[document]),
-        )
+        found = (column[documents].tolist() for column in (places.segments, places.offsets, places.chunks))
+        return [
+            Place(record=self._records[segment], offset=offset, chunks=chunks)
+            for segment, offset, chunks in zip(*found, strict=True)
+        ]
 
     def _prefetch(self, layer_idx: int, places: list[Place], device: torch.device) -> None:
         """Begin to fetch this layer's documents for the next memory layer, which selects most of them too."""

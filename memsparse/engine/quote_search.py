@@ -45,9 +45,10 @@ def likeliest_quote(
             yield Extend(session=session, ids=ids[kept:])
             ran, passes = ids, passes - 1
         here = parent.after(ids[-1]) if ids else quote
-        scores, allowed = chances(session.logits), here.allowed()
-        next_up = [(cost - float(scores[id_]), id_) for id_ in allowed if id_ not in stop_ids]
-        ends = [cost - float(scores[id_]) for id_ in allowed if id_ in stop_ids]
+        allowed = list(here.allowed())
+        costs = [cost - score for score in chances(session.logits)[allowed].tolist()]
+        next_up = [(at, id_) for at, id_ in zip(costs, allowed, strict=True) if id_ not in stop_ids]
+        ends = [at for at, id_ in zip(costs, allowed, strict=True) if id_ in stop_ids]
         if ends:
             heappush(queue, (min(ends), next(order), ids, here, True))
         if passes <= 0:
