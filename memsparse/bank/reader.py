@@ -374,7 +374,8 @@ class BankReader:
         wanted = self._located(documents[found])
         if wanted:
             content = self._tiers.content.gather(layer_idx, wanted, like=routing_q)
-            kv.transpose(2, 3)[:, mask.to(device)] = content
+            row, slot = (index.to(device) for index in mask.nonzero(as_tuple=True))  # a mask makes it wait
+            kv.transpose(2, 3)[:, row, slot] = content
         self._prefetch(layer_idx, wanted, device)
         return MemoryKV(
             k=kv[0],
