@@ -98,6 +98,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         # Only the weights differ from one export of a run to the next: their rename is the switch.
         paths = sorted(aside.iterdir(), key=lambda path: ".safetensors" in path.name)
         for path in paths:
+            path.chmod(aside.stat().st_mode & 0o666)  # safetensors' own files are their owner's alone
             _flush(path)
         folder.mkdir(exist_ok=True)
         for path in paths:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from memsparse.model.convert import SUPPORTED, convert
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.model.shards import SourceWeights
 from memsparse.text import PromptBuilder
-from memsparse.training.checkpoint import write_json
+from memsparse.training.checkpoint import STATE, write_json
 from memsparse.training.config import TrainConfig
 from memsparse.training.tokenizer import train_tokenizer, vocabulary_texts
 
@@ -36,6 +37,8 @@ _SPARE = (".router_", ".routing_gate", "rotary_emb.inv_freq")
 def prepare(config: TrainConfig, out: Path) -> None:
     """Make what a run needs in its folder, once: the tokenizer, and its start if that is to be converted.
 
+    A tokenizer that no state goes with is of a run that ended before its first save, and is made anew.
+
     Raises: ModelError if `start` is no model that can be used.
     """
     folder = out / TOKENIZER
@@ -43,7 +46,7 @@ def prepare(config: TrainConfig, out: Path) -> None:
     if config.start is not None and source == out / CONVERTED:
         base = Path(config.start).expanduser()
         convert_once(source, base, {}, lambda: convert(base, source))
-    if folder.exists():
+    if folder.exists() and (out / STATE).exists():
         return
     if source is None:
         tokenizer = train_tokenizer(vocabulary_texts(config.reading_sources), vocab_size=config.vocab_size)
@@ -51,6 +54,8 @@ def prepare(config: TrainConfig, out: Path) -> None:
         tokenizer = _read_tokenizer(source)
     aside = out / f"{TOKENIZER}.tmp"
     tokenizer.save_pretrained(aside)
+    if folder.exists():
+        shutil.rmtree(folder)
     aside.replace(folder)
 
 

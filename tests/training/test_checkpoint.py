@@ -125,3 +125,10 @@ def test_an_export_loads_and_a_kill_during_the_next_leaves_it_whole(tmp_path, mo
         MemSparseForCausalLM.from_pretrained(folder).model.norm.weight, second.model.norm.weight
     )
     assert [path.name for path in tmp_path.iterdir()] == [MODEL]
+
+
+def test_whoever_may_read_a_new_file_may_read_an_export(tmp_path):
+    export_model(tmp_path / "model", model(), tokenizer())
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in [tmp_path / "plain", *(tmp_path / "model").iterdir()]}
+    assert len(modes) == 1

@@ -104,4 +104,4 @@ def test_the_stages_of_fine_tuning_grow_from_8k_to_64k_memory_tokens(name: str):
 def test_the_tiny_recipe_needs_no_files():
     config = TrainConfig.read(FOLDER / "tiny.toml")
     assert (config.reading, config.start, config.threads) == (None, None, 2)
-    assert [phase.task for phase in config.phases] == ["spans", "spans", "calls"]
+    assert [phase.task for phase in config.phases] == ["spans", "calls"]

@@ -12,7 +12,7 @@ from memsparse.engine.loading import load_model
 from memsparse.errors import ConfigError, ModelError
 from memsparse.model.convert import convert
 from memsparse.training import trainer as trainer_module
-from memsparse.training.checkpoint import export_model, load_state
+from memsparse.training.checkpoint import STATE, export_model, load_state
 from memsparse.training.start import CONVERTED, prepare, start_folder, started_model
 from memsparse.training.trainer import run
 from tests.training.builders import calls_phase, model, recipe, tokenizer
@@ -97,6 +97,16 @@ def test_routers_may_be_left_out(tmp_path):
     folder = checkpoint(tmp_path / "model", decouple_router=True, memory_layers=[1, 2])
     again = started(folder, tmp_path / "run", model={"decouple_router": False, "memory_layers": [2]})
     assert not [name for name in again.state_dict() if "router" in name]
+
+
+def test_a_tokenizer_without_a_state_is_of_a_run_that_failed_and_is_made_anew(tmp_path):
+    def made(words: int) -> int:
+        prepare(recipe(calls_phase(2), vocab_size=words), tmp_path)
+        return len(PreTrainedTokenizerFast.from_pretrained(tmp_path / "tokenizer"))
+
+    first, second = made(400), made(500)
+    (tmp_path / STATE).touch()
+    assert (first, second, made(600)) == (400, 500, 500)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
