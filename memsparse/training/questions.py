@@ -63,6 +63,17 @@ class Questions(Sequence[Asked]):
         """The numbers of the questions that need at most so many passages, ascending."""
         return np.flatnonzero(self._lengths <= most)
 
+    def repeated(self) -> Asked | None:
+        """The first question whose id an earlier one has, by their hashes; None: each has its own.
+
+        One that came without an id has its text for it, and may come again.
+        """
+        order = self._ids.argsort(kind="stable")
+        ids = self._ids[order]
+        again = np.sort(order[1:][ids[1:] == ids[:-1]])
+        asked = (self[int(number)] for number in again)
+        return next((each for each in asked if each.id != each.text), None)
+
     def without(self, ids: Collection[str]) -> Self:
         """The questions that have none of these ids; the file is shared."""
         gone = np.array([hashed(id_) for id_ in ids], dtype=np.uint64)

@@ -117,6 +117,11 @@ class ReadingSet:
             return
         read = Understanding(self.passages, names, split=split, strict=strict)
         self.questions = Questions(read.all(questions()))
+        repeated = self.questions.repeated()
+        if repeated is not None:
+            raise DocumentError(
+                f"{names[1]}: the id {repeated.id!r} is that of two questions; give each its own"
+            )
         read.report()
 
     @property

@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 
 from memsparse.training.chains import Asked
 from memsparse.training.questions import NO_PASSAGE, Questions
@@ -47,6 +48,15 @@ def test_questions_are_found_by_passage_and_by_how_many_they_need():
     assert held.needing(1).tolist() == [0, 1, 2, 5]
     assert held.needing(2).tolist() == [0, 1, 2, 3, 5]
     assert held.needing(0).tolist() == []
+
+
+def test_an_id_of_two_questions_is_found_and_a_text_without_one_may_come_again():
+    assert questions().repeated() is None
+    assert Questions(()).repeated() is None
+    plain = replace(asked(7, "a"), id="What is 7?")
+    again = [*EACH, plain, plain, replace(asked(8, "b"), id="q2"), replace(asked(9, "b"), id="q1")]
+    held = Questions(zip(again, [*PLACES, 0, 0, 1, 1], strict=True))
+    assert held.repeated() == again[8]
 
 
 def test_questions_left_out_are_gone_everywhere_and_only_there():

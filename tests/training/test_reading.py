@@ -217,6 +217,7 @@ def test_an_error_says_why_no_question_is_left(tmp_path):
         ({"id": "p9", "text": " "}, {}, r"c.jsonl, line 3: document 'p9' has no text"),
         ({"id": "p9", "text": "x"}, {"answers": "x"}, r"q.jsonl, line 1: answers is 'x'"),
         ({"id": "p9", "text": "x"}, {"positive_ids": 3}, r"q.jsonl, line 1: positive_ids is 3"),
+        ({"id": "p9", "text": "x"}, {"id": "same"}, r"q.jsonl: the id 'same' is that of two questions; give"),
     ],
 )
 def test_bad_rows_are_refused_before_anything_is_drawn(tmp_path, passage, question, complaint):
