@@ -368,14 +368,14 @@ class BankReader:
         lengths = chunks.sum(1)
         slots = int(lengths.max())
         mask = torch.arange(slots) < lengths[:, None]
+        row, slot = mask.nonzero(as_tuple=True)  # on the host: a device would have to be waited for
         document_of_slot = torch.zeros(mask.shape, dtype=torch.long)
-        document_of_slot[mask] = torch.repeat_interleave(order.flatten(), chunks.flatten())
+        document_of_slot[row, slot] = torch.repeat_interleave(order.flatten(), chunks.flatten())
         kv = routing_q.new_zeros(2, len(mask), fingerprint.kv_heads, slots, fingerprint.head_dim)
         wanted = self._located(documents[found])
         if wanted:
             content = self._tiers.content.gather(layer_idx, wanted, like=routing_q)
-            row, slot = (index.to(device) for index in mask.nonzero(as_tuple=True))  # a mask makes it wait
-            kv.transpose(2, 3)[:, row, slot] = content
+            kv.transpose(2, 3)[:, row.to(device), slot.to(device)] = content
         self._prefetch(layer_idx, wanted, device)
         return MemoryKV(
             k=kv[0],

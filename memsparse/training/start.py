@@ -19,7 +19,7 @@ from memsparse.model.convert import SUPPORTED, convert
 from memsparse.model.modeling_memsparse import MemSparseForCausalLM
 from memsparse.model.shards import SourceWeights
 from memsparse.text import PromptBuilder
-from memsparse.training.checkpoint import STATE, write_json
+from memsparse.training.checkpoint import STATE, replacing, write_json
 from memsparse.training.config import TrainConfig
 from memsparse.training.tokenizer import train_tokenizer, vocabulary_texts
 
@@ -52,11 +52,10 @@ def prepare(config: TrainConfig, out: Path) -> None:
         tokenizer = train_tokenizer(vocabulary_texts(config.reading_sources), vocab_size=config.vocab_size)
     else:
         tokenizer = _read_tokenizer(source)
-    aside = out / f"{TOKENIZER}.tmp"
-    tokenizer.save_pretrained(aside)
     if folder.exists():
         shutil.rmtree(folder)
-    aside.replace(folder)
+    with replacing(folder) as aside:
+        tokenizer.save_pretrained(aside)
 
 
 def convert_once(target: Path, base: Path, settings: Mapping[str, Any], make: Callable[[], object]) -> None:
