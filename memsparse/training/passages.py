@@ -102,7 +102,7 @@ class Passages(Mapping[str, Row]):
 class KeyIndex:
     """Where each of many numbers stands in a list; 12 bytes each."""
 
-    def __init__(self, keys: "array[int] | NDArray[np.int64]") -> None:
+    def __init__(self, keys: "array[int] | NDArray[np.int64] | NDArray[np.uint64]") -> None:
         held = np.array(keys, dtype=np.uint64)
         order = np.argsort(held, kind="stable")
         self._keys = held[order]

@@ -68,10 +68,8 @@ class Questions(Sequence[Asked]):
 
         One that came without an id has its text for it, and may come again.
         """
-        order = self._ids.argsort(kind="stable")
-        ids = self._ids[order]
-        again = np.sort(order[1:][ids[1:] == ids[:-1]])
-        asked = (self[int(number)] for number in again)
+        again = sorted(int(at) for places in KeyIndex(self._ids).shared() for at in places[1:])
+        asked = (self[number] for number in again)
         return next((each for each in asked if each.id != each.text), None)
 
     def without(self, ids: Collection[str]) -> Self:
