@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = "memsparse/ops/native"
-SOURCES = ("best_products.c", "exact_scores.c", "raise_bounds.c", "round_tokens.c")
+SOURCES = ("attention.c", "best_products.c", "exact_scores.c", "linear.c", "raise_bounds.c", "round_tokens.c")
 LIBRARY = "scan.kernel"
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-shared", "-fPIC")
 

@@ -1,7 +1,9 @@
 """`memsparse bench decode`: whole answers, one question at a time and several at once."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -20,6 +22,10 @@ from memsparse.training.world import generate_world
 from memsparse.types import Answer
 
 Note = Callable[[str], None]
+_PARTS = 5
+"""Of the questions, at most, that are asked one by one and then at once."""
+_WAVES = 5
+"""Times as many questions as are under way, at least, in a part: at its end fewer and fewer are."""
 
 
 def measure_decode(
@@ -35,7 +41,10 @@ def measure_decode(
     note: Note = lambda line: None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Answer questions of an invented world, one by one and then so many at once.
+    """Answer questions of an invented world, one by one and so many at once.
+
+    The two take turns, part by part of the questions, so that a busy moment strikes both; how many times as
+    many are answered at once is told for each part.
 
     Args:
         together: numbers of questions that are under way at a time.
@@ -64,19 +73,17 @@ def measure_decode(
             alone, latencies = _one_by_one(engine, asked)
             searching = in_turns({text: partial(engine.search, text) for text in asked}, loaded.device, 1)
             stats = engine.bank.stats()
+            told = {"latency_ms": percentiles(latencies), "same_answers": 1.0, "workers": 1}
+            rows = [_row(1, alone, sum(latencies)) | told | {"times_one": 1.0}]
+            for count in sorted(set(together) - {1}):
+                note(f"{count} at once")
+                beside = max(n for n in range(1, min(workers, count) + 1) if count % n == 0)
+                company = {"max_batch": count, "workers": beside, "read_only": True}
+                with MemoryEngine.open(place, loaded, **settings | company) as other:
+                    other.ask_many(asked[:1] * count)
+                    row = _in_company(engine, other, asked, alone, count, exact=exact)
+                rows.append(row | {"workers": beside})
         opening = in_turns({"": lambda: Bank.open(place, read_only=True).close()}, loaded.device, 10)[""]
-        told = {"latency_ms": percentiles(latencies), "same_answers": 1.0, "workers": 1}
-        rows = [_row(1, alone, sum(latencies)) | told]
-        for count in sorted(set(together) - {1}):
-            note(f"{count} at once")
-            beside = max(n for n in range(1, min(workers, count) + 1) if count % n == 0)
-            company = {"max_batch": count, "workers": beside}
-            with MemoryEngine.open(place, loaded, **settings | company) as engine:
-                engine.ask_many(asked[:1] * count)
-                row = _in_company(engine, asked, alone, count, exact=exact)
-            rows.append(row | {"workers": beside})
-    for row in rows:
-        row["times_one"] = round(row["questions_per_second"] / rows[0]["questions_per_second"], 3)
     return {
         "kind": "bench-decode",
         **surroundings(loaded.device, machine),
@@ -103,12 +110,26 @@ def _one_by_one(engine: MemoryEngine, asked: Sequence[str]) -> tuple[list[Answer
 
 
 def _in_company(
-    engine: MemoryEngine, asked: Sequence[str], alone: Sequence[Answer], count: int, *, exact: bool
+    engine: MemoryEngine,
+    company: MemoryEngine,
+    asked: Sequence[str],
+    alone: Sequence[Answer],
+    count: int,
+    *,
+    exact: bool,
 ) -> dict[str, Any]:
-    """The same questions, `count` under way at a time, compared with what each got alone."""
-    began = perf_counter()
-    answers = engine.ask_many(asked)
-    took = perf_counter() - began
+    """The same questions, `count` under way at a time, compared with what each got alone; both in turns."""
+    parts = max(1, min(_PARTS, len(asked) // (_WAVES * count)))
+    edges = [len(asked) * part // parts for part in range(parts + 1)]
+    answers: list[Answer] = []
+    ratios, took = [], 0.0
+    for begin, end in pairwise(edges):
+        _, latencies = _one_by_one(engine, asked[begin:end])
+        began = perf_counter()
+        answers += company.ask_many(asked[begin:end])
+        seconds = perf_counter() - began
+        ratios.append(sum(latencies) / seconds)
+        took += seconds
     same = [
         (one.text, one.citations) == (other.text, other.citations)
         for one, other in zip(alone, answers, strict=True)
@@ -119,7 +140,11 @@ def _in_company(
             f"{asked[place]!r} is answered {answers[place].text!r} among {count}, alone "
             f"{alone[place].text!r}; no figures without agreement"
         )
-    return _row(count, answers, took) | {"same_answers": round(sum(same) / len(same), 4)}
+    return _row(count, answers, took) | {
+        "same_answers": round(sum(same) / len(same), 4),
+        "times_one": round(statistics.median(ratios), 3),
+        "times_one_of_parts": [round(ratio, 3) for ratio in ratios],
+    }
 
 
 def _row(count: int, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEm
 from memsparse.errors import InputError, ShapeError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.configuration_memsparse import MemSparseConfig
+from memsparse.model.linear import Linear
 from memsparse.model.memory import LayerChunks
 from memsparse.model.requests import RequestBatch
 from memsparse.ops.attention import causal_mask, memory_attention
@@ -55,10 +56,10 @@ class MemSparseAttention(nn.Module):
         self.scale = config.head_dim**-0.5
         self.kv_heads = config.num_key_value_heads or config.num_attention_heads
         heads, kv_heads = config.num_attention_heads * config.head_dim, self.kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, heads, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
-        self.o_proj = nn.Linear(heads, config.hidden_size, bias=config.attention_output_bias)
+        self.q_proj = Linear(config.hidden_size, heads, bias=config.attention_bias)
+        self.k_proj = Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
+        self.v_proj = Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
+        self.o_proj = Linear(heads, config.hidden_size, bias=config.attention_output_bias)
         if config.qk_norm:
             self.q_norm = Qwen3RMSNorm(config.head_dim, eps=config.rms_norm_eps)
             self.k_norm = Qwen3RMSNorm(config.head_dim, eps=config.rms_norm_eps)
@@ -67,8 +68,8 @@ class MemSparseAttention(nn.Module):
             self.rule = config.routing_rule()
             if config.decouple_router:
                 # A Sequential of one: the published layout calls this weight router_q_proj.0.weight.
-                self.router_q_proj = nn.Sequential(nn.Linear(config.hidden_size, heads, bias=False))
-                self.router_k_proj = nn.Sequential(nn.Linear(config.hidden_size, kv_heads, bias=False))
+                self.router_q_proj = nn.Sequential(Linear(config.hidden_size, heads, bias=False))
+                self.router_k_proj = nn.Sequential(Linear(config.hidden_size, kv_heads, bias=False))
             if config.gate:
                 self.routing_gate = nn.Parameter(torch.tensor(config.gate_init))
 
@@ -185,9 +186,9 @@ class MemSparseMLP(nn.Module):
 
     def __init__(self, config: MemSparseConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -367,7 +368,7 @@ class MemSparseForCausalLM(MemSparsePreTrainedModel, GenerationMixin):
     def __init__(self, config: MemSparseConfig) -> None:
         super().__init__(config)
         self.model = MemSparseModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.aux_loss_method == "BCE":
             self.b = nn.Parameter(torch.tensor(BCE_BIAS_INIT))  # published name of the BCE bias
         else:

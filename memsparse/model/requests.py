@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from memsparse.errors import ShapeError
-from memsparse.ops.attention import causal_attention
+from memsparse.ops.attention import attend_each
 from memsparse.types import MemoryKV, MemoryReader, sifted_rows
 
 ROOM = 64
@@ -179,12 +179,12 @@ class RequestBatch:
         Returns: (N, H, D), or with `last_only` (R, H, D), of each request's last token.
         """
         *own, idle = zip(*(x.split(self._lengths) for x in (q_NHD, k_NGD, v_NGD)), strict=True)
-        attended = []
-        for part, (q, k, v) in zip(self.parts, own, strict=True):
-            keys, values, bias = part.cache.layers[layer_idx].write(k, v)
-            asking = q[-1:] if last_only else q
-            attended.append(causal_attention(asking, keys, values, bias_S=bias, scale=scale))
-        return torch.cat(attended if last_only else [*attended, idle[0]])
+        keys = [
+            part.cache.layers[layer_idx].write(k, v)
+            for part, (_, k, v) in zip(self.parts, own, strict=True)
+        ]
+        attended = attend_each([q[-1:] if last_only else q for q, _, _ in own], keys, scale=scale)
+        return attended if last_only else torch.cat([attended, idle[0]])
 
     def keep(self, layers: range) -> None:
         """Make the tokens of a finished pass through some layers part of what the requests keep."""

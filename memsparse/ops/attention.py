@@ -1,10 +1,12 @@
 """Attention over [memory ; local] (paper Eq. 3 and 4): one softmax over the selected chunks and the context.
 
-`memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side.
+`memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side, and
+`attend_each` many of them, on a CPU with our own kernel.
 
 B rows, H query heads, G kv heads, T query tokens, S local keys, M memory slots, D head_dim.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from memsparse.errors import ShapeError
+from memsparse.ops import native
 
 Implementation = Literal["sdpa", "eager"]
 
@@ -111,6 +114,30 @@ def causal_attention(
         q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale, enable_gqa=True
     )
     return attended[0].transpose(0, 1)
+
+
+def attend_each(
+    queries: Sequence[Tensor], keys: Sequence[tuple[Tensor, Tensor, Tensor | None]], *, scale: float
+) -> Tensor:
+    """`causal_attention` for each of some requests, which share nothing but a model; without gradients.
+
+    Args:
+        queries: (T, H, D) of each.
+        keys: k and v, (G, S, D), and the bias (S,) or None, of each.
+
+    Returns: (N, H, D), the requests end to end.
+
+    Raises: ShapeError if there are fewer keys than tokens.
+    """
+    q = queries[0]
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not q.shape[2] % 32 and native.has_bfloat16():
+        return native.attend(queries, keys, scale)
+    return torch.cat(
+        [
+            causal_attention(q, k, v, bias_S=bias, scale=scale)
+            for q, (k, v, bias) in zip(queries, keys, strict=True)
+        ]
+    )
 
 
 def _check_memory(

@@ -8,7 +8,7 @@ from transformers.models.qwen3.modeling_qwen3 import repeat_kv
 
 from memsparse.errors import ShapeError
 from memsparse.ops import reference
-from memsparse.ops.attention import causal_attention, causal_mask, memory_attention
+from memsparse.ops.attention import attend_each, causal_attention, causal_mask, memory_attention
 
 IMPLEMENTATIONS = ["sdpa", "eager"]
 
@@ -190,3 +190,28 @@ def test_one_request_by_itself_equals_the_twin(
 def test_tokens_without_keys_of_their_own_are_refused() -> None:
     with pytest.raises(ShapeError, match="3 query tokens for 2 keys"):
         causal_attention(torch.randn(3, 2, 4), torch.randn(2, 2, 4), torch.randn(2, 2, 4), scale=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [32, 20])
+def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(width)
+    queries = [torch.randn(tokens, 4, width).to(dtype) for tokens in (1, 5, 40)]
+    keys = [
+        (torch.randn(2, seen, width).to(dtype), torch.randn(2, seen, width).to(dtype), bias)
+        for seen, bias in ((6, None), (5, torch.randn(5)), (64, torch.randn(64)))
+    ]
+    together = attend_each(queries, keys, scale=0.3)
+    alone = [
+        causal_attention(q.float(), k.float(), v.float(), bias_S=bias, scale=0.3)
+        for q, (k, v, bias) in zip(queries, keys, strict=True)
+    ]
+    close = 1e-5 if dtype == torch.float32 else 2.0**-6
+    torch.testing.assert_close(together.float(), torch.cat(alone), atol=close, rtol=close)
+
+
+def test_many_requests_without_keys_of_their_own_are_refused() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k = torch.randn(3, 2, 32).to(dtype), torch.randn(1, 2, 32).to(dtype)
+        with pytest.raises(ShapeError):
+            attend_each([q], [(k, k, None)], scale=1.0)

@@ -1,7 +1,9 @@
-"""What a scan does, in C: tokens rounded, best products of keys with them, bounds of documents, exact scores.
+"""What a scan does, in C: tokens rounded, best products of keys with them, bounds of documents, exact scores; and
+what a model does in bfloat16: linear layers, and requests that attend to their own keys.
 
 It is compiled when the package is built, if there is a C compiler. Without it nothing here can be called, and
-on processors without AVX-512 nothing multiplied; `ops.products` and `ops.scan` then do the same with torch.
+on processors without AVX-512 nothing multiplied; `ops.products`, `ops.scan` and `ops.attention` then do the same
+with torch.
 
 M keys, N documents, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
 """
@@ -21,7 +23,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 10
+VERSION = 11
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -41,6 +43,10 @@ _EXACT_SHARE = 2**21
 """As `_SHARE`, in float64."""
 _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
+_ATTENDED = 2**18
+"""As `_SHARE`, of attention."""
+_COLUMNS = 32
+"""Whose multiples are the widths, and the outputs, that are multiplied in bfloat16."""
 _NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
 """Problems that C reports."""
 _ROWS = 96
@@ -88,6 +94,118 @@ def can_score(blocks: Sequence[Tensor]) -> bool:
     return dtype in _EXACT and all(
         block.dtype == dtype and block.device.type == "cpu" and block.is_contiguous() for block in blocks
     )
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor has what `attend` and `linear` multiply with."""
+    library = _library()
+    return library is not None and bool(library.memsparse_has_bfloat16(False))
+
+
+def attend(
+    queries: Sequence[Tensor], keys: Sequence[tuple[Tensor, Tensor, Tensor | None]], scale: float
+) -> Tensor:
+    """What `ops.attention.causal_attention` returns for each of some requests, end to end: (N, H, D).
+
+    A request's outcome does not depend on the others, nor on the number of threads.
+
+    Args:
+        queries: (T, H, D) of each, bfloat16, on the CPU; H and D, a multiple of 32, lie in one piece.
+        keys: k and v, (G, S, D) of each, S at least T; rows lie in one piece. Bias (S,) float32, or None.
+
+    Raises: ShapeError for others.
+    """
+    heads, width = queries[0].shape[1:]
+    groups = keys[0][0].shape[0]
+    attended = queries[0].new_empty(sum(len(q) for q in queries), heads, width)
+    row, lies = 2 * heads * width, (width, 1)
+    out, requests, work = attended.data_ptr(), [], 0
+    for q, (k, v, bias) in zip(queries, keys, strict=True):
+        tokens, seen = q.shape[0], k.shape[1]
+        q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
+        if not (
+            q.shape == (tokens, heads, width)
+            and k.shape == v.shape == (groups, seen, width)
+            and q.dtype == k.dtype == v.dtype == torch.bfloat16
+            and q.is_cpu
+            and k.is_cpu
+            and v.is_cpu
+            and q_strides[1:] == k_strides[1:] == v_strides[1:] == lies
+            and (bias is None or _is_readable(bias, torch.float32, (seen,)))
+            and seen >= tokens > 0
+            and heads % groups == width % _COLUMNS == 0
+        ):
+            raise ShapeError(
+                f"{tuple(q.shape)} {q.dtype} queries for {tuple(k.shape)} keys and {tuple(v.shape)} values; pass "
+                f"(tokens, {heads}, {width}) for ({groups}, as many or more, {width}), bfloat16, on the CPU, rows in "
+                f"one piece of a multiple of {_COLUMNS}"
+            )
+        requests += [
+            *(q.data_ptr(), k.data_ptr(), v.data_ptr(), 0 if bias is None else bias.data_ptr(), out),
+            *(tokens, seen, 2 * q_strides[0], 2 * k_strides[0], 2 * v_strides[0]),
+        ]
+        out += tokens * row
+        work += tokens * seen * heads * width
+    problem = _loaded().memsparse_attend(
+        (ctypes.c_int64 * len(requests))(*requests),
+        len(queries),
+        groups,
+        heads // groups,
+        width,
+        scale,
+        has_tiles(torch.bfloat16),
+        _work_at_once(),
+        max(1, min(torch.get_num_threads(), work // _ATTENDED)),
+    )
+    _check(problem)
+    return attended
+
+
+def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
+    """Tokens times the weights of a linear layer: (N, O) bfloat16, rounded from sums of float32.
+
+    A token's outcome depends neither on the other tokens nor on the number of threads.
+
+    Args:
+        tokens_NK: bfloat16, on the CPU, K a multiple of 32.
+        weight_OK: the same; O is a multiple of 32.
+
+    Raises: ShapeError for others.
+    """
+    (tokens, width), (outputs, columns) = tokens_NK.shape, weight_OK.shape
+    if not (
+        tokens_NK.dtype == weight_OK.dtype == torch.bfloat16
+        and tokens_NK.is_cpu
+        and weight_OK.is_cpu
+        and width == columns > 0
+        and is_whole(weight_OK)
+        and weight_OK.is_contiguous()
+    ):
+        raise ShapeError(
+            f"tokens are {tuple(tokens_NK.shape)} {tokens_NK.dtype}, weights {tuple(weight_OK.shape)} "
+            f"{weight_OK.dtype}; pass bfloat16 on the CPU, of the same columns, all sizes multiples of {_COLUMNS}"
+        )
+    given = tokens_NK.contiguous()
+    out = given.new_empty(tokens, outputs)
+    problem = _loaded().memsparse_linear(
+        given.data_ptr(),
+        tokens,
+        weight_OK.data_ptr(),
+        outputs,
+        2 * width,
+        out.data_ptr(),
+        has_tiles(torch.bfloat16),
+        _work_at_once(),
+        max(1, min(torch.get_num_threads(), tokens * outputs * width // _SHARE)),
+    )
+    _check(problem)
+    return out
+
+
+def is_whole(weight_OK: Tensor) -> bool:
+    """Whether `linear` takes weights of that shape."""
+    outputs, width = weight_OK.shape
+    return outputs % _COLUMNS == width % _COLUMNS == 0
 
 
 def has_threads() -> bool:
@@ -393,6 +511,15 @@ def _library() -> ctypes.CDLL | None:
     of_chunks: list[Any] = [long, *[pointer] * 7]
     threads: list[Any] = [pointer, ctypes.c_int, long]
     library.memsparse_can_multiply.argtypes = [ctypes.c_int]
+    library.memsparse_has_bfloat16.argtypes = [ctypes.c_int]
+    library.memsparse_linear.argtypes = [
+        *(pointer, long, pointer, long, long, pointer, ctypes.c_int),
+        *threads[:2],
+    ]
+    library.memsparse_attend.argtypes = [
+        *(pointer, long, long, long, long, real, ctypes.c_int),
+        *threads[:2],
+    ]
     library.memsparse_round_tokens.argtypes = [
         *(ctypes.c_int, pointer, long, pointer, long),
         *(pointer, pointer, pointer, pointer),

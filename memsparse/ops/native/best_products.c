@@ -22,7 +22,7 @@
 /* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 10;
+    return 11;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -133,6 +133,32 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_
 
 #if defined(__linux__) && !defined(MEMSPARSE_NO_TILES)
 #include "tiles.h"
+
+#define TOGETHER (2 * TILE_ROWS)
+
+static inline int is_tiled(enum kind kind)
+{
+    return kind == INT8_BY_TILES || kind == BFLOAT16_BY_TILES;
+}
+
+#define TARGET TILED
+
+#define KIND(name) name##_int8_tiles
+#define ADD(sums, keys, tokens) _tile_dpbssd(sums, keys, tokens)
+#define FLOATS(sums) _mm512_cvtepi32_ps(_mm512_loadu_si512(sums))
+#include "tile_block.h"
+#undef KIND
+#undef ADD
+#undef FLOATS
+
+#define KIND(name) name##_bfloat16_tiles
+#define ADD(sums, keys, tokens) _tile_dpbf16ps(sums, keys, tokens)
+#define FLOATS(sums) _mm512_loadu_ps(sums)
+#include "tile_block.h"
+#undef KIND
+#undef ADD
+#undef FLOATS
+#undef TARGET
 #else
 #define TOGETHER ROWS
 #endif

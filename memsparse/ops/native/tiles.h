@@ -1,4 +1,7 @@
-/* The kernels for processors with AMX, whose tiles are 16 rows of 64 bytes (tile_block.h). */
+/* Processors with AMX, whose tiles are 16 rows of 64 bytes. */
+
+#ifndef MEMSPARSE_TILES_H
+#define MEMSPARSE_TILES_H
 
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -6,7 +9,6 @@
 
 #define TILE_ROWS 16
 #define TILE_BYTES 64 /* of a row */
-#define TOGETHER (2 * TILE_ROWS)
 #define TILED __attribute__((target("avx512f,amx-tile,amx-int8,amx-bf16")))
 
 /* What is in memory is what tiles are loaded from: GCC's functions do not tell the compiler that they read it. */
@@ -31,11 +33,6 @@ static int has_tiles(int feature)
     return features >> feature & 1;
 }
 
-static inline int is_tiled(enum kind kind)
-{
-    return kind == INT8_BY_TILES || kind == BFLOAT16_BY_TILES;
-}
-
 /* Make all eight tiles of the calling thread 16 rows of 64 bytes. */
 TILED static void begin_tiles(void)
 {
@@ -55,21 +52,4 @@ TILED static void end_tiles(void)
     _tile_release();
 }
 
-#define TARGET TILED
-
-#define KIND(name) name##_int8_tiles
-#define ADD(sums, keys, tokens) _tile_dpbssd(sums, keys, tokens)
-#define FLOATS(sums) _mm512_cvtepi32_ps(_mm512_loadu_si512(sums))
-#include "tile_block.h"
-#undef KIND
-#undef ADD
-#undef FLOATS
-
-#define KIND(name) name##_bfloat16_tiles
-#define ADD(sums, keys, tokens) _tile_dpbf16ps(sums, keys, tokens)
-#define FLOATS(sums) _mm512_loadu_ps(sums)
-#include "tile_block.h"
-#undef KIND
-#undef ADD
-#undef FLOATS
-#undef TARGET
+#endif

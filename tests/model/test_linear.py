@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from memsparse.model.linear import Linear
+from memsparse.ops import native
+
+
+@pytest.fixture
+def _calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that our own kernel was given."""
+    if not native.has_bfloat16():
+        pytest.skip("no such kernel here")
+    calls: list[tuple[int, ...]] = []
+    multiply = native.linear
+
+    def spy(tokens: Tensor, weight: Tensor) -> Tensor:
+        calls.append(tuple(tokens.shape))
+        return multiply(tokens, weight)
+
+    monkeypatch.setattr(native, "linear", spy)
+    return calls
+
+
+def layer(bias: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 96) -> Linear:
+    torch.manual_seed(0)
+    return Linear(64, outputs, bias=bias, dtype=dtype)
+
+
+def test_it_is_a_linear_layer() -> None:
+    ours = layer()
+    theirs = nn.Linear(64, 96, bias=False, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.randn(2, 37, 64).bfloat16()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(tokens).double(), theirs(tokens.double()), atol=1e-4, rtol=2.0**-8)
+
+
+def test_our_kernel_takes_what_answers(_calls: list[tuple[int, ...]]) -> None:
+    tokens = torch.randn(2, 5, 64).bfloat16()
+    with torch.no_grad():
+        assert layer()(tokens).shape == (2, 5, 96)
+        assert layer()(tokens[0, 0]).shape == (96,)
+        assert layer()(tokens[:, :0]).shape == (2, 0, 96)
+    assert _calls == [(10, 64), (1, 64), (0, 64)]
+
+
+def test_torch_takes_what_learns_and_what_does_not_fit(_calls: list[tuple[int, ...]]) -> None:
+    tokens = torch.randn(5, 64).bfloat16()
+    ours = layer()
+    ours(tokens).sum().backward()
+    assert ours.weight.grad is not None
+    with torch.no_grad():
+        layer(bias=True)(tokens)
+        layer(dtype=torch.float32)(tokens.float())
+        layer(outputs=97)(tokens)
+    assert _calls == []
+
+
+def test_a_token_is_the_same_in_any_company(_calls: list[tuple[int, ...]]) -> None:
+    tokens, ours = torch.randn(400, 64).bfloat16(), layer()
+    with torch.inference_mode():
+        all_of_them = ours(tokens)
+        for count in (1, 31, 64, 333):
+            assert torch.equal(ours(tokens[:count]), all_of_them[:count])
+    assert len(_calls) == 5
