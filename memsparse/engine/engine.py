@@ -8,6 +8,7 @@ with MemoryEngine.open("notes.bank") as engine:
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -27,7 +28,7 @@ from memsparse.engine.model_runner import ModelRunner
 from memsparse.engine.request import NOTHING_READ, Request, Steps, Tell, citation_of
 from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import NumberedReader
-from memsparse.engine.workers import Answering, Outcome, Workers, check_workers
+from memsparse.engine.workers import Answering, Outcome, TakenError, Workers, check_workers
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
@@ -283,8 +284,15 @@ class MemoryEngine:
         """
         reader = self._reader(namespace, version)
 
-        def answer(questions: Sequence[str]) -> list[Outcome]:
-            tickets = self._scheduler.ask([self._question(question, reader) for question in questions])
+        def answer(
+            questions: Sequence[str], takes: Callable[[int], bool] | None = None
+        ) -> list[Outcome]:
+            tickets = self._scheduler.ask(
+                [
+                    self._question(question, reader, None if takes is None else partial(takes, at))
+                    for at, question in enumerate(questions)
+                ]
+            )
             return [ticket.error or ticket.result() for ticket in tickets]
 
         return answer
@@ -359,10 +367,18 @@ class MemoryEngine:
         if tokens > limit:
             raise InputError(f"the {what} has {tokens} tokens, this model takes {limit}; shorten it")
 
-    def _question(self, question: str, reader: NumberedReader) -> Question:
-        """What the scheduler runs; a question that cannot be asked is an error of its first step."""
+    def _question(
+        self, question: str, reader: NumberedReader, takes: Callable[[], bool] | None = None
+    ) -> Question:
+        """What the scheduler runs; a question that cannot be asked is an error of its first step.
+
+        Args:
+            takes: asked in the first step; False if the question is answered elsewhere.
+        """
 
         def steps(tell: Tell) -> Steps:
+            if takes is not None and not takes():
+                raise TakenError("another process answers the question")
             self._check_question(question, "question")
             if not len(reader.numbers):
                 return (yield from _nothing_to_read(tell))

@@ -1,7 +1,8 @@
 """Processes that answer beside this one, over the same bank: Python runs one thread of a process at a time.
 
 Each has the model, its share of the threads, and routing keys of its own. A question goes to the process that
-has the fewest, this one included. What is said between them is JSON in the messages of a `Connection`.
+has the fewest, this one included; of many, each process takes the next whenever it is through with one. What is
+said between them is JSON in the messages of a `Connection`.
 """
 
 import json
@@ -16,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -33,12 +35,29 @@ ENDING_SECONDS = 10.0
 """How long a worker may take to finish what it is at, once it is to end."""
 _COMMAND = (sys.executable, "-P", "-m", "memsparse.engine.worker")
 _STDERR = 2
+_BEHIND = 2
+"""Questions that wait at a worker for those it is at, so that it need not wait for them."""
 _log = logging.getLogger(__name__)
 
 Outcome = Answer | Exception
 """What comes of a question: the answer, or what was raised in its place."""
-Answering = Callable[[Sequence[str]], list[Outcome]]
-"""Questions to what comes of them, over one view of the bank."""
+
+
+class Answering(Protocol):
+    """Questions to what comes of them, over one view of the bank."""
+
+    def __call__(self, questions: Sequence[str], takes: Callable[[int], bool] | None = None) -> list[Outcome]:
+        """The outcomes, in their order.
+
+        Args:
+            takes: asked by its place for each question that is about to begin; False leaves it out, and
+                TakenError is what comes of it.
+        """
+
+
+class TakenError(EngineError):
+    """The question is another process's."""
+
 
 
 class WorkerLostError(EngineError):
@@ -124,31 +143,24 @@ class Workers:
         Args:
             here: answers in this process. What a lost worker had comes here, too.
         """
-        workers, shares = self._shared(len(questions))
-        own, *others = shares
-        futures: dict[int, Future[Answer]] = {}
+        call = _Call(questions, namespace, version, self._has, self._mutex)
         try:
-            for worker, share in zip(workers, others, strict=True):
-                if share:
-                    asked = worker.ask([questions[at] for at in share], namespace, version)
-                    futures.update(zip(share, asked, strict=True))
+            call.begin(self._workers, self.part.max_batch + _BEHIND)
             with _at_most(self._threads if any(self._has[1:]) else None):
-                outcomes = dict(zip(own, here([questions[at] for at in own]) if own else [], strict=True))
-            for at, future in futures.items():
+                outcomes = here(questions, call.takes)
+            for at, future in call.elsewhere.items():
                 error = future.exception()
                 outcomes[at] = error if isinstance(error, Exception) else future.result()
-            lost = [at for at in futures if isinstance(outcomes[at], WorkerLostError)]
+            lost = [at for at in call.elsewhere if isinstance(outcomes[at], WorkerLostError)]
             if lost:
-                outcomes.update(zip(lost, here([questions[at] for at in lost]), strict=True))
+                for at, outcome in zip(lost, here([questions[at] for at in lost]), strict=True):
+                    outcomes[at] = outcome
         except BaseException:
-            for worker in workers:
-                worker.forget(futures.values())
+            call.forget()
             raise
         finally:
-            with self._mutex:
-                for place, share in enumerate(shares):
-                    self._has[place] -= len(share)
-        return [outcomes[at] for at in range(len(questions))]
+            call.end()
+        return outcomes
 
     def close(self) -> None:
         """End the other processes once they have finished what they are at; the rest is lost."""
@@ -159,17 +171,108 @@ class Workers:
         for worker in workers:
             worker.join()
 
-    def _shared(self, questions: int) -> "tuple[tuple[Worker, ...], list[list[int]]]":
-        """The workers there are, and which of so many questions each process takes, this one first."""
+
+class _Call:
+    """The questions of one call: this process takes them from the front, the workers from the back."""
+
+    def __init__(
+        self,
+        questions: Sequence[str],
+        namespace: str | Sequence[str] | None,
+        version: int,
+        has: list[int],
+        mutex: threading.Lock,
+    ) -> None:
+        """Nobody has taken one.
+
+        Args:
+            has: questions of each process, of this call and others, this process first; kept up to date.
+            mutex: for `has`.
+        """
+        self.elsewhere: dict[int, Future[Answer]] = {}
+        """What comes of those that workers took, by place; all of them once this process can take no more."""
+        self._questions = questions
+        self._view = namespace, version
+        self._left = dict.fromkeys(range(len(questions)))
+        """Places of those that nobody has taken yet."""
+        self._has, self._mutex = has, mutex
+        self._own = [0] * len(has)
+        """As `has`, of this call."""
+        self._asked: dict[Worker, list[Future[Answer]]] = {}
+
+    def begin(self, workers: "Sequence[Worker]", most: int) -> None:
+        """Give each worker its share to begin with, at most so many."""
+        shares: list[list[int]] = [[] for _ in workers]
         with self._mutex:
-            workers = self._workers
-            shares: list[list[int]] = [[] for _ in range(len(workers) + 1)]
-            places = [0, *(place for place, worker in enumerate(workers, start=1) if not worker.is_lost)]
-            for at in range(questions):
-                place = min(places, key=self._has.__getitem__)
-                self._has[place] += 1
-                shares[place].append(at)
-        return workers, shares
+            for at in self._left:
+                places = [
+                    place
+                    for place, worker in enumerate(workers, start=1)
+                    if not worker.is_lost and len(shares[place - 1]) < most
+                ]
+                place = min([0, *places], key=self._has.__getitem__)
+                self._count(place, 1)
+                if place:
+                    shares[place - 1].append(at)
+            for share in shares:
+                for at in share:
+                    del self._left[at]
+                    self.elsewhere[at] = Future()
+        for place, (worker, share) in enumerate(zip(workers, shares, strict=True), start=1):
+            if share:
+                self._hand(worker, place, share)
+
+    def takes(self, at: int) -> bool:
+        """Whether this process is to answer a question, which no worker takes from now on."""
+        with self._mutex:
+            if at not in self._left:
+                return False
+            del self._left[at]
+            return True
+
+    def forget(self) -> None:
+        """Have the workers drop what they have not begun; nobody waits for it any more."""
+        with self._mutex:
+            self._left.clear()
+        for worker, futures in self._asked.items():
+            worker.forget(futures)
+
+    def end(self) -> None:
+        """Count its questions no more."""
+        with self._mutex:
+            for place, own in enumerate(self._own):
+                self._count(place, -own)
+
+    def _count(self, place: int, more: int) -> None:
+        self._has[place] += more
+        self._own[place] += more
+
+    def _hand(self, worker: "Worker", place: int, share: Sequence[int]) -> None:
+        asked = worker.ask([self._questions[at] for at in share], *self._view)
+        self._asked.setdefault(worker, []).extend(asked)
+        for at, future in zip(share, asked, strict=True):
+            future.add_done_callback(partial(self._hand_next, worker, place, at))
+
+    def _hand_next(self, worker: "Worker", place: int, at: int, future: Future[Answer]) -> None:
+        """Pass on what came of a question, and give its worker another in its stead."""
+        following = None
+        with self._mutex:
+            self._count(place, -1)
+            if self._left and not worker.is_lost:
+                following = self._left.popitem()[0]
+                self._count(0, -1)
+                self._count(place, 1)
+                self.elsewhere[following] = Future()
+        if following is not None:
+            try:
+                self._hand(worker, place, [following])
+            except Exception as problem:
+                self.elsewhere[following].set_exception(problem)
+        error = future.exception()
+        if error is None:
+            self.elsewhere[at].set_result(future.result())
+        else:
+            self.elsewhere[at].set_exception(error)
 
 
 class Worker:

@@ -121,7 +121,9 @@ def test_a_question_goes_where_there_are_fewest(
     given.clear()
     inside, outside = threading.Event(), threading.Event()
 
-    def held(questions: Sequence[str]) -> list[Any]:
+    def held(questions: Sequence[str], takes: Any = None) -> list[Any]:
+        assert takes is not None
+        assert all(map(takes, range(len(questions))))
         inside.set()
         assert outside.wait(SECONDS)
         return [None] * len(questions)
@@ -139,14 +141,60 @@ def test_a_question_goes_where_there_are_fewest(
     assert given == [(QUESTIONS[2],)]
 
 
+def test_whoever_is_through_takes_the_next(engine: MemoryEngine, single: MemoryEngine) -> None:
+    right = [trace(answer) for answer in single.ask_many(QUESTIONS)]
+    answering = engine.answering(None, engine.bank.version)
+    [worker] = engine._workers._workers
+    slots = engine._workers.part.max_batch + workers_module._BEHIND
+    many = QUESTIONS * slots
+
+    def late(questions: Sequence[str], takes: Any = None) -> list[Any]:
+        """Takes nothing until the worker, which has `slots` to begin with, has taken them all."""
+        wait_until(lambda: engine._workers._has[0] == 0)
+        assert not any(map(takes, range(len(questions))))
+        return answering(questions, lambda at: False)
+
+    outcomes = engine._workers.ask(many, None, engine.bank.version, late)
+    assert [trace(outcome) for outcome in outcomes] == right * slots
+    assert engine._workers._has == [0, 0]
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as callers:
+            asked = callers.submit(engine.ask_many, many)
+            wait_until(lambda: engine._workers._has == [len(many) - slots, slots])
+            wait_until(lambda: not engine._scheduler._tickets)  # all the others are answered here
+            assert not asked.done()
+            os.kill(worker.pid, signal.SIGCONT)
+            assert [trace(answer) for answer in asked.result(SECONDS)] == right * slots
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert engine._workers._has == [0, 0]
+
+
+def test_a_question_that_cannot_be_told_later_is_an_error_of_its_own(engine: MemoryEngine) -> None:
+    slots = engine._workers.part.max_batch + workers_module._BEHIND
+    answering = engine.answering(None, engine.bank.version)
+
+    def late(questions: Sequence[str], takes: Any = None) -> list[Any]:
+        wait_until(lambda: engine._workers._has[0] == 0)
+        return answering(questions, takes)
+
+    questions: list[Any] = [*QUESTIONS[:1] * 2 * slots, object()]
+    outcomes = engine._workers.ask(questions, None, engine.bank.version, late)
+    assert [type(outcome) for outcome in outcomes] == [*[Answer] * 2 * slots, TypeError]
+
+
 def test_a_process_has_its_share_of_threads_while_others_answer(
     engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine._workers, "_threads", 2)
     seen = []
 
-    def here(questions: Sequence[str]) -> list[Any]:
+    def here(questions: Sequence[str], takes: Any = None) -> list[Any]:
         seen.append(torch.get_num_threads())
+        for at in range(len(questions)):
+            if takes is not None:
+                takes(at)
         return [None] * len(questions)
 
     threads = torch.get_num_threads()
@@ -216,7 +264,7 @@ def test_an_interrupted_call_is_forgotten(
     tell = worker._tell
     monkeypatch.setattr(worker, "_tell", lambda message: (told.append(json.loads(message)), tell(message)))
 
-    def interrupted(questions: Sequence[str]) -> list[Any]:
+    def interrupted(questions: Sequence[str], takes: Any = None) -> list[Any]:
         raise KeyboardInterrupt
 
     os.kill(worker.pid, signal.SIGSTOP)
