@@ -97,11 +97,12 @@ def _matmul_gflops(dtype: torch.dtype) -> float:
 
 
 def _kernel() -> Check:
-    """Our own kernel for scans on a CPU."""
+    """Our own kernels, of scans and of models, on a CPU."""
     taken = [dtype for dtype in (torch.int8, torch.bfloat16, torch.float32) if native.can_multiply(dtype, 64)]
     detail = "multiplies " + ", ".join(str(dtype).removeprefix("torch.") for dtype in taken)
     tiled = [str(dtype).removeprefix("torch.") for dtype in taken if native.has_tiles(dtype)]
     detail += f" ({' and '.join(tiled)} by tiles)" if tiled else ""
+    detail += "; models in bfloat16" if native.has_bfloat16() else ""
     detail += "" if native.has_threads() else "; on one thread: torch has no OpenMP here"
     if not taken:
         why = "there was no C compiler, or it is of another version: install the package again"

@@ -63,6 +63,8 @@ def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             assert doctor._kernel().detail.endswith("on one thread: torch has no OpenMP here")
             patch.setattr(doctor.native, "has_tiles", lambda dtype: dtype != torch.float32)
             assert "bfloat16 by tiles)" in doctor._kernel().detail
+            patch.setattr(doctor.native, "has_bfloat16", lambda: True)
+            assert "; models in bfloat16" in doctor._kernel().detail
             patch.setattr(doctor.native, "has_tiles", lambda _: False)
             assert "tiles" not in doctor._kernel().detail
     monkeypatch.setattr(native, "can_multiply", lambda *_: False)

@@ -284,9 +284,7 @@ class MemoryEngine:
         """
         reader = self._reader(namespace, version)
 
-        def answer(
-            questions: Sequence[str], takes: Callable[[int], bool] | None = None
-        ) -> list[Outcome]:
+        def answer(questions: Sequence[str], takes: Callable[[int], bool] | None = None) -> list[Outcome]:
             tickets = self._scheduler.ask(
                 [
                     self._question(question, reader, None if takes is None else partial(takes, at))

@@ -1,8 +1,8 @@
 """Processes that answer beside this one, over the same bank: Python runs one thread of a process at a time.
 
 Each has the model, its share of the threads, and routing keys of its own. A question goes to the process that
-has the fewest, this one included; of many, each process takes the next whenever it is through with one. What is
-said between them is JSON in the messages of a `Connection`.
+has the fewest, this one included; of many, each takes the next whenever it is through with one. What is said
+between them is JSON in the messages of a `Connection`.
 """
 
 import json
@@ -57,7 +57,6 @@ class Answering(Protocol):
 
 class TakenError(EngineError):
     """The question is another process's."""
-
 
 
 class WorkerLostError(EngineError):
@@ -266,7 +265,7 @@ class _Call:
         if following is not None:
             try:
                 self._hand(worker, place, [following])
-            except Exception as problem:
+            except (TypeError, ValueError) as problem:  # it cannot be told
                 self.elsewhere[following].set_exception(problem)
         error = future.exception()
         if error is None:

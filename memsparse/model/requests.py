@@ -180,8 +180,7 @@ class RequestBatch:
         """
         *own, idle = zip(*(x.split(self._lengths) for x in (q_NHD, k_NGD, v_NGD)), strict=True)
         keys = [
-            part.cache.layers[layer_idx].write(k, v)
-            for part, (_, k, v) in zip(self.parts, own, strict=True)
+            part.cache.layers[layer_idx].write(k, v) for part, (_, k, v) in zip(self.parts, own, strict=True)
         ]
         attended = attend_each([q[-1:] if last_only else q for q, _, _ in own], keys, scale=scale)
         return attended if last_only else torch.cat([attended, idle[0]])

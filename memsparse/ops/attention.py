@@ -1,7 +1,7 @@
 """Attention over [memory ; local] (paper Eq. 3 and 4): one softmax over the selected chunks and the context.
 
-`memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side, and
-`attend_each` many of them, on a CPU with our own kernel.
+`memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side;
+`attend_each` many of these, on a CPU with our own kernel.
 
 B rows, H query heads, G kv heads, T query tokens, S local keys, M memory slots, D head_dim.
 """
@@ -129,8 +129,7 @@ def attend_each(
 
     Raises: ShapeError if there are fewer keys than tokens.
     """
-    q = queries[0]
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not q.shape[2] % 32 and native.has_bfloat16():
+    if native.can_attend(queries[0]):
         return native.attend(queries, keys, scale)
     return torch.cat(
         [

@@ -7,19 +7,19 @@ from memsparse.ops import native
 
 
 @pytest.fixture
-def _calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that our own kernel was given."""
     if not native.has_bfloat16():
         pytest.skip("no such kernel here")
-    calls: list[tuple[int, ...]] = []
+    given: list[tuple[int, ...]] = []
     multiply = native.linear
 
     def spy(tokens: Tensor, weight: Tensor) -> Tensor:
-        calls.append(tuple(tokens.shape))
+        given.append(tuple(tokens.shape))
         return multiply(tokens, weight)
 
     monkeypatch.setattr(native, "linear", spy)
-    return calls
+    return given
 
 
 def layer(bias: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 96) -> Linear:
@@ -36,16 +36,16 @@ def test_it_is_a_linear_layer() -> None:
         torch.testing.assert_close(ours(tokens).double(), theirs(tokens.double()), atol=1e-4, rtol=2.0**-8)
 
 
-def test_our_kernel_takes_what_answers(_calls: list[tuple[int, ...]]) -> None:
+def test_our_kernel_takes_what_answers(calls: list[tuple[int, ...]]) -> None:
     tokens = torch.randn(2, 5, 64).bfloat16()
     with torch.no_grad():
         assert layer()(tokens).shape == (2, 5, 96)
         assert layer()(tokens[0, 0]).shape == (96,)
         assert layer()(tokens[:, :0]).shape == (2, 0, 96)
-    assert _calls == [(10, 64), (1, 64), (0, 64)]
+    assert calls == [(10, 64), (1, 64), (0, 64)]
 
 
-def test_torch_takes_what_learns_and_what_does_not_fit(_calls: list[tuple[int, ...]]) -> None:
+def test_torch_takes_what_learns_and_what_does_not_fit(calls: list[tuple[int, ...]]) -> None:
     tokens = torch.randn(5, 64).bfloat16()
     ours = layer()
     ours(tokens).sum().backward()
@@ -54,13 +54,13 @@ def test_torch_takes_what_learns_and_what_does_not_fit(_calls: list[tuple[int, .
         layer(bias=True)(tokens)
         layer(dtype=torch.float32)(tokens.float())
         layer(outputs=97)(tokens)
-    assert _calls == []
+    assert calls == []
 
 
-def test_a_token_is_the_same_in_any_company(_calls: list[tuple[int, ...]]) -> None:
+def test_a_token_is_the_same_in_any_company(calls: list[tuple[int, ...]]) -> None:
     tokens, ours = torch.randn(400, 64).bfloat16(), layer()
     with torch.inference_mode():
         all_of_them = ours(tokens)
         for count in (1, 31, 64, 333):
             assert torch.equal(ours(tokens[:count]), all_of_them[:count])
-    assert len(_calls) == 5
+    assert len(calls) == 5

@@ -1,9 +1,9 @@
-"""What a scan does, in C: tokens rounded, best products of keys with them, bounds of documents, exact scores; and
-what a model does in bfloat16: linear layers, and requests that attend to their own keys.
+"""Kernels in C, for scans and for models in bfloat16.
 
-It is compiled when the package is built, if there is a C compiler. Without it nothing here can be called, and
-on processors without AVX-512 nothing multiplied; `ops.products`, `ops.scan` and `ops.attention` then do the same
-with torch.
+Of a scan: tokens rounded, best products of keys with them, bounds of documents, exact scores. Of a model:
+linear layers, and requests that attend to their own keys. They are compiled when the package is built, if
+there is a C compiler. Without it nothing here can be called, and on processors without AVX-512 nothing
+multiplied; those who call do the same with torch.
 
 M keys, N documents, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
 """
@@ -102,6 +102,11 @@ def has_bfloat16() -> bool:
     return library is not None and bool(library.memsparse_has_bfloat16(False))
 
 
+def can_attend(q_THD: Tensor) -> bool:
+    """Whether `attend` takes such queries here."""
+    return q_THD.dtype == torch.bfloat16 and q_THD.is_cpu and not q_THD.shape[2] % _COLUMNS and has_bfloat16()
+
+
 def attend(
     queries: Sequence[Tensor], keys: Sequence[tuple[Tensor, Tensor, Tensor | None]], scale: float
 ) -> Tensor:
@@ -110,7 +115,7 @@ def attend(
     A request's outcome does not depend on the others, nor on the number of threads.
 
     Args:
-        queries: (T, H, D) of each, bfloat16, on the CPU; H and D, a multiple of 32, lie in one piece.
+        queries: (T, H, D) of each, such as `can_attend` takes; H and D lie in one piece.
         keys: k and v, (G, S, D) of each, S at least T; rows lie in one piece. Bias (S,) float32, or None.
 
     Raises: ShapeError for others.
@@ -125,20 +130,20 @@ def attend(
         q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
         if not (
             q.shape == (tokens, heads, width)
+            and can_attend(q)
             and k.shape == v.shape == (groups, seen, width)
-            and q.dtype == k.dtype == v.dtype == torch.bfloat16
-            and q.is_cpu
+            and k.dtype == v.dtype == torch.bfloat16
             and k.is_cpu
             and v.is_cpu
             and q_strides[1:] == k_strides[1:] == v_strides[1:] == lies
             and (bias is None or _is_readable(bias, torch.float32, (seen,)))
             and seen >= tokens > 0
-            and heads % groups == width % _COLUMNS == 0
+            and heads % groups == 0
         ):
             raise ShapeError(
-                f"{tuple(q.shape)} {q.dtype} queries for {tuple(k.shape)} keys and {tuple(v.shape)} values; pass "
-                f"(tokens, {heads}, {width}) for ({groups}, as many or more, {width}), bfloat16, on the CPU, rows in "
-                f"one piece of a multiple of {_COLUMNS}"
+                f"{tuple(q.shape)} {q.dtype} queries for {tuple(k.shape)} keys and {tuple(v.shape)} values; "
+                f"pass (tokens, {heads}, {width}) for ({groups}, as many or more, {width}), bfloat16, on "
+                f"the CPU, rows in one piece of a multiple of {_COLUMNS}"
             )
         requests += [
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), 0 if bias is None else bias.data_ptr(), out),
@@ -161,30 +166,36 @@ def attend(
     return attended
 
 
+def can_apply(weight_OK: Tensor, tokens: Tensor) -> bool:
+    """Whether `linear` takes such weights and tokens (..., K) here."""
+    outputs, width = weight_OK.shape
+    return (
+        tokens.dtype == weight_OK.dtype == torch.bfloat16
+        and tokens.is_cpu
+        and weight_OK.is_cpu
+        and tokens.shape[-1] == width > 0
+        and outputs % _COLUMNS == width % _COLUMNS == 0
+        and has_bfloat16()
+    )
+
+
 def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
     """Tokens times the weights of a linear layer: (N, O) bfloat16, rounded from sums of float32.
 
     A token's outcome depends neither on the other tokens nor on the number of threads.
 
     Args:
-        tokens_NK: bfloat16, on the CPU, K a multiple of 32.
-        weight_OK: the same; O is a multiple of 32.
+        tokens_NK: such as `can_apply` takes.
+        weight_OK: the same, in one piece.
 
     Raises: ShapeError for others.
     """
-    (tokens, width), (outputs, columns) = tokens_NK.shape, weight_OK.shape
-    if not (
-        tokens_NK.dtype == weight_OK.dtype == torch.bfloat16
-        and tokens_NK.is_cpu
-        and weight_OK.is_cpu
-        and width == columns > 0
-        and is_whole(weight_OK)
-        and weight_OK.is_contiguous()
-    ):
+    if not can_apply(weight_OK, tokens_NK) or not weight_OK.is_contiguous():
         raise ShapeError(
             f"tokens are {tuple(tokens_NK.shape)} {tokens_NK.dtype}, weights {tuple(weight_OK.shape)} "
-            f"{weight_OK.dtype}; pass bfloat16 on the CPU, of the same columns, all sizes multiples of {_COLUMNS}"
+            f"{weight_OK.dtype}; pass bfloat16 on the CPU, of one width, and multiples of {_COLUMNS}"
         )
+    (tokens, width), outputs = tokens_NK.shape, len(weight_OK)
     given = tokens_NK.contiguous()
     out = given.new_empty(tokens, outputs)
     problem = _loaded().memsparse_linear(
@@ -200,12 +211,6 @@ def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
     )
     _check(problem)
     return out
-
-
-def is_whole(weight_OK: Tensor) -> bool:
-    """Whether `linear` takes weights of that shape."""
-    outputs, width = weight_OK.shape
-    return outputs % _COLUMNS == width % _COLUMNS == 0
 
 
 def has_threads() -> bool:

@@ -98,8 +98,8 @@ static void take_parts(void *given)
     free(lanes);
 }
 
-/* out, (tokens, outputs), from tokens, (tokens, bytes), and weights, (outputs, bytes), without room between rows. `bytes`
-   are a multiple of 64 and outputs of 32. Returns 0, or which problem there is. */
+/* out, (tokens, outputs), from tokens, (tokens, bytes), and weights, (outputs, bytes), without room between rows.
+   `bytes` are a multiple of 64 and outputs of 32. Returns 0, or which problem there is. */
 int memsparse_linear(
     const char *tokens, int64_t count, const char *weights, int64_t outputs, int64_t bytes, char *out, int by_tiles,
     at_once *work_at_once, int threads)
