@@ -256,7 +256,8 @@ class _Call:
         """Pass on what came of a question, and give its worker another in its stead."""
         following = None
         with self._mutex:
-            self._count(place, -1)
+            if self._own[place]:  # else nobody waits for it, and it is counted no more
+                self._count(place, -1)
             if self._left and not worker.is_lost:
                 following = self._left.popitem()[0]
                 self._count(0, -1)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel, fingerprint, load_model
 from memsparse.engine.workers import Worker, WorkerLostError, Workers, answer_of, check_workers, part_of
-from memsparse.errors import BankNotFoundError, ConfigError, InputError, ModelError
+from memsparse.errors import BankNotFoundError, ConfigError, EngineError, InputError, ModelError
 from memsparse.types import Answer, Citation, LayerRouting, Round, Usage
 from tests.engine.builders import documents, save_model, tiny_model
 from tests.engine.test_engine import QUESTIONS, trace
@@ -277,6 +277,38 @@ def test_an_interrupted_call_is_forgotten(
     assert not worker._asked
     assert engine._workers._has == [0, 0]
     assert [trace(a) for a in engine.ask_many(QUESTIONS)] == [trace(a) for a in single.ask_many(QUESTIONS)]
+
+
+def test_a_reply_that_comes_too_late_is_not_counted() -> None:
+    """The listener may have it in hand while the call that asked is interrupted."""
+    has, worker, late = [0, 0], StillThere(), Future[Answer]()
+    call = workers_module._Call(["a", "b", "c"], None, 1, has, threading.Lock())
+    worker.futures = [late]
+    call.begin([worker], most=1)  # type: ignore[list-item]
+    assert has == [2, 1]
+    call.forget()
+    call.end()
+    assert has == [0, 0]
+    late.set_exception(EngineError("too late"))
+    assert has == [0, 0]
+    assert worker.asked == [["b"]]
+
+
+class StillThere:
+    """In a worker's place."""
+
+    is_lost = False
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.futures: list[Future[Answer]] = []
+
+    def ask(self, questions: list[str], *view: Any) -> list[Future[Answer]]:
+        self.asked.append(questions)
+        return self.futures
+
+    def forget(self, futures: Any) -> None:
+        """It is too late."""
 
 
 @pytest.mark.parametrize(
