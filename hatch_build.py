@@ -55,7 +55,7 @@ class CompileKernel(BuildHookInterface):
         compiler = shlex.split(os.environ.get("CC") or "cc")
         if sys.platform != "linux" or shutil.which(compiler[0]) is None:
             self.app.display_warning(
-                f"no C compiler to use ({compiler[0]} on {sys.platform}): scans use torch"
+                f"no C compiler to use ({compiler[0]} on {sys.platform}): torch takes the kernels' place"
             )
             return False
         for more in ((), ("-DMEMSPARSE_NO_TILES",)):  # older compilers and assemblers do not know them
@@ -63,5 +63,7 @@ class CompileKernel(BuildHookInterface):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if not done.returncode:
                 return True
-        self.app.display_warning(f"{shlex.join(command)} failed: scans use torch\n{done.stderr}")
+        self.app.display_warning(
+            f"{shlex.join(command)} failed: torch takes the kernels' place\n{done.stderr}"
+        )
         return False

@@ -25,7 +25,6 @@ from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import load_model
 from memsparse.engine.workers import Answering
 from memsparse.errors import MemSparseError, told
-from memsparse.types import Answer
 
 
 def serve(line: Connection) -> int:
@@ -59,7 +58,8 @@ def _opened(start: Mapping[str, Any]) -> MemoryEngine:
 
 def _answer(line: Connection, engine: MemoryEngine, callers: ThreadPoolExecutor, replies: "_Replies") -> None:
     """Take messages until the other side is gone."""
-    waiting: dict[int, Future[Answer]] = {}
+    waiting: dict[int, Future[None]] = {}
+    call, view = None, None
     while True:
         try:
             message = json.loads(line.recv_bytes())
@@ -71,30 +71,31 @@ def _answer(line: Connection, engine: MemoryEngine, callers: ThreadPoolExecutor,
                 forgotten.cancel()
         if "questions" not in message:
             continue
-        # The first to have a place; those behind it, which wait for it, are of the same view.
-        view = callers.submit(engine.answering, message["namespace"], message["version"])
+        if view is None or call is None or message["call"] != call:
+            # The first to have a place; those behind it, which wait for it, are of the same view.
+            view = callers.submit(engine.answering, message["namespace"], message["version"])
+            call = message["call"]
         for number, question in zip(message["numbers"], message["questions"], strict=True):
-            waiting[number] = callers.submit(_ask, view, question)
-            waiting[number].add_done_callback(
-                partial(_reply, number=number, waiting=waiting, replies=replies)
-            )
+            # Replies leave from there: here only messages are taken, whatever the other side is busy with.
+            waiting[number] = callers.submit(_ask, view, question, number, replies)
+            waiting[number].add_done_callback(partial(_forget, number=number, waiting=waiting))
 
 
-def _ask(view: Future[Answering], question: str) -> Answer:
-    [outcome] = view.result()([question])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+def _ask(view: Future[Answering], question: str, number: int, replies: "_Replies") -> None:
+    try:
+        [outcome] = view.result()([question])
+    except Exception as error:  # noqa: BLE001 - it is told there
+        outcome = error
+    replies.add(
+        {
+            "number": number,
+            **(told(outcome) if isinstance(outcome, Exception) else {"answer": asdict(outcome)}),
+        }
+    )
 
 
-def _reply(
-    future: Future[Answer], *, number: int, waiting: dict[int, Future[Answer]], replies: "_Replies"
-) -> None:
+def _forget(future: Future[None], *, number: int, waiting: dict[int, Future[None]]) -> None:
     waiting.pop(number, None)
-    if future.cancelled():  # nobody waits for it
-        return
-    error = future.exception()
-    replies.add({"number": number, **({"answer": asdict(future.result())} if error is None else told(error))})
 
 
 class _Replies:

@@ -38,6 +38,7 @@ _STDERR = 2
 _BEHIND = 2
 """Questions that wait at a worker for those it is at, so that it need not wait for them."""
 _log = logging.getLogger(__name__)
+_calls = count()
 
 Outcome = Answer | Exception
 """What comes of a question: the answer, or what was raised in its place."""
@@ -145,8 +146,13 @@ class Workers:
         call = _Call(questions, namespace, version, self._has, self._mutex)
         try:
             call.begin(self._workers, self.part.max_batch + _BEHIND)
-            with _at_most(self._threads if any(self._has[1:]) else None):
-                outcomes = here(questions, call.takes)
+            ours = call.left()
+            outcomes: list[Any] = [None] * len(questions)
+            if ours:
+                with _at_most(self._threads if any(self._has[1:]) else None):
+                    found = here([questions[at] for at in ours], lambda own: call.takes(ours[own]))
+                for at, outcome in zip(ours, found, strict=True):
+                    outcomes[at] = outcome
             for at, future in call.elsewhere.items():
                 error = future.exception()
                 outcomes[at] = error if isinstance(error, Exception) else future.result()
@@ -190,6 +196,7 @@ class _Call:
         """
         self.elsewhere: dict[int, Future[Answer]] = {}
         """What comes of those that workers took, by place; all of them once this process can take no more."""
+        self._number = next(_calls)
         self._questions = questions
         self._view = namespace, version
         self._left = dict.fromkeys(range(len(questions)))
@@ -200,7 +207,7 @@ class _Call:
         self._asked: dict[Worker, list[Future[Answer]]] = {}
 
     def begin(self, workers: "Sequence[Worker]", most: int) -> None:
-        """Give each worker its share to begin with, at most so many."""
+        """Give each worker its share to begin with, at most so many; the rest counts as this process's."""
         shares: list[list[int]] = [[] for _ in workers]
         with self._mutex:
             for at in self._left:
@@ -220,6 +227,11 @@ class _Call:
         for place, (worker, share) in enumerate(zip(workers, shares, strict=True), start=1):
             if share:
                 self._hand(worker, place, share)
+
+    def left(self) -> list[int]:
+        """Places of the questions that nobody has taken."""
+        with self._mutex:
+            return list(self._left)
 
     def takes(self, at: int) -> bool:
         """Whether this process is to answer a question, which no worker takes from now on."""
@@ -247,7 +259,7 @@ class _Call:
         self._own[place] += more
 
     def _hand(self, worker: "Worker", place: int, share: Sequence[int]) -> None:
-        asked = worker.ask([self._questions[at] for at in share], *self._view)
+        asked = worker.ask([self._questions[at] for at in share], *self._view, self._number)
         self._asked.setdefault(worker, []).extend(asked)
         for at, future in zip(share, asked, strict=True):
             future.add_done_callback(partial(self._hand_next, worker, place, at))
@@ -256,8 +268,6 @@ class _Call:
         """Pass on what came of a question, and give its worker another in its stead."""
         following = None
         with self._mutex:
-            if self._own[place]:  # else nobody waits for it, and it is counted no more
-                self._count(place, -1)
             if self._left and not worker.is_lost:
                 following = self._left.popitem()[0]
                 self._count(0, -1)
@@ -266,7 +276,7 @@ class _Call:
         if following is not None:
             try:
                 self._hand(worker, place, [following])
-            except (TypeError, ValueError) as problem:  # it cannot be told
+            except Exception as problem:  # noqa: BLE001 - whoever waits for it is told
                 self.elsewhere[following].set_exception(problem)
         error = future.exception()
         if error is None:
@@ -311,12 +321,21 @@ class Worker:
         return self._process.pid
 
     def ask(
-        self, questions: Sequence[str], namespace: str | Sequence[str] | None, version: int
+        self,
+        questions: Sequence[str],
+        namespace: str | Sequence[str] | None,
+        version: int,
+        call: int | None = None,
     ) -> list[Future[Answer]]:
-        """Hand questions over. A future's error is the question's own, or WorkerLostError."""
+        """Hand questions over. A future's error is the question's own, or WorkerLostError.
+
+        Args:
+            call: whose questions they are: those of one call are answered from one view.
+        """
         with self._mutex:
             numbers = [next(self._numbers) for _ in questions]
-        return self._send(numbers, {"questions": questions, "namespace": namespace, "version": version})
+        view = {"namespace": namespace, "version": version, "call": call}
+        return self._send(numbers, {"questions": questions, **view})
 
     def forget(self, futures: Iterable[Future[Any]]) -> None:
         """Have it drop what it has not begun of some questions; nobody waits for their answers any more."""

@@ -17,7 +17,13 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch
         """(..., in) -> (..., out)."""
-        if self.bias is not None or torch.is_grad_enabled() or not native.can_apply(self.weight, input):
+        if (
+            self.bias is not None
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or type(input) is not Tensor
+            or not native.can_apply(self.weight, input)
+        ):
             return super().forward(input)
         *rows, width = input.shape
         tokens_NK = input.reshape(prod(rows), width)

@@ -129,7 +129,7 @@ def attend_each(
 
     Raises: ShapeError if there are fewer keys than tokens.
     """
-    if native.can_attend(queries[0]):
+    if not torch.is_grad_enabled() and native.can_attend(queries[0]):
         return native.attend(queries, keys, scale)
     return torch.cat(
         [

@@ -171,6 +171,30 @@ def test_whoever_is_through_takes_the_next(engine: MemoryEngine, single: MemoryE
     assert engine._workers._has == [0, 0]
 
 
+def test_a_question_of_an_idle_worker_does_not_wait_for_this_process(engine: MemoryEngine) -> None:
+    inside, outside = threading.Event(), threading.Event()
+
+    def held(questions: Sequence[str], takes: Any = None) -> list[Any]:
+        assert all(map(takes, range(len(questions))))
+        inside.set()
+        assert outside.wait(SECONDS)
+        return [None] * len(questions)
+
+    def never(questions: Sequence[str], takes: Any = None) -> list[Any]:
+        raise AssertionError("it is the worker's")
+
+    version = engine.bank.version
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(engine._workers.ask, ["held"], None, version, held)
+        assert inside.wait(SECONDS)
+        try:
+            [answer] = engine._workers.ask(QUESTIONS[:1], None, version, never)
+        finally:
+            outside.set()
+        assert isinstance(answer, Answer)
+        assert first.result() == [None]
+
+
 def test_a_question_that_cannot_be_told_later_is_an_error_of_its_own(engine: MemoryEngine) -> None:
     slots = engine._workers.part.max_batch + workers_module._BEHIND
     answering = engine.answering(None, engine.bank.version)

@@ -54,6 +54,13 @@ def test_torch_takes_what_learns_and_what_does_not_fit(calls: list[tuple[int, ..
         layer(bias=True)(tokens)
         layer(dtype=torch.float32)(tokens.float())
         layer(outputs=97)(tokens)
+        Linear(8192, 32, bias=False, dtype=torch.bfloat16)(torch.randn(1, 8192).bfloat16())
+        turned = layer()
+        turned.weight = nn.Parameter(torch.randn(64, 96).bfloat16().T)
+        turned(tokens)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            ours(tokens)
     assert calls == []
 
 

@@ -201,7 +201,8 @@ def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: i
         (torch.randn(2, seen, width).to(dtype), torch.randn(2, seen, width).to(dtype), bias)
         for seen, bias in ((6, None), (5, torch.randn(5)), (64, torch.randn(64)))
     ]
-    together = attend_each(queries, keys, scale=0.3)
+    with torch.no_grad():
+        together = attend_each(queries, keys, scale=0.3)
     alone = [
         causal_attention(q.float(), k.float(), v.float(), bias_S=bias, scale=0.3)
         for q, (k, v, bias) in zip(queries, keys, strict=True)
@@ -213,5 +214,5 @@ def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: i
 def test_many_requests_without_keys_of_their_own_are_refused() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         q, k = torch.randn(3, 2, 32).to(dtype), torch.randn(1, 2, 32).to(dtype)
-        with pytest.raises(ShapeError):
+        with torch.no_grad(), pytest.raises(ShapeError):
             attend_each([q], [(k, k, None)], scale=1.0)

@@ -47,6 +47,8 @@ _ATTENDED = 2**18
 """As `_SHARE`, of attention."""
 _COLUMNS = 32
 """Whose multiples are the widths, and the outputs, that are multiplied in bfloat16."""
+_WIDEST_LAYER = 4096
+"""Columns up to which a linear layer is no slower than torch's, by tiles; a quarter of it by vectors."""
 _NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
 """Problems that C reports."""
 _ROWS = 96
@@ -167,7 +169,10 @@ def attend(
 
 
 def can_apply(weight_OK: Tensor, tokens: Tensor) -> bool:
-    """Whether `linear` takes such weights and tokens (..., K) here."""
+    """Whether `linear` takes such weights and tokens (..., K) here.
+
+    Wide ones it leaves to torch, whose products cut columns into blocks.
+    """
     outputs, width = weight_OK.shape
     return (
         tokens.dtype == weight_OK.dtype == torch.bfloat16
@@ -175,7 +180,9 @@ def can_apply(weight_OK: Tensor, tokens: Tensor) -> bool:
         and weight_OK.is_cpu
         and tokens.shape[-1] == width > 0
         and outputs % _COLUMNS == width % _COLUMNS == 0
+        and weight_OK.is_contiguous()
         and has_bfloat16()
+        and width <= (_WIDEST_LAYER if has_tiles(torch.bfloat16) else _WIDEST_LAYER // 4)
     )
 
 
@@ -186,11 +193,11 @@ def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
 
     Args:
         tokens_NK: such as `can_apply` takes.
-        weight_OK: the same, in one piece.
+        weight_OK: the same.
 
     Raises: ShapeError for others.
     """
-    if not can_apply(weight_OK, tokens_NK) or not weight_OK.is_contiguous():
+    if not can_apply(weight_OK, tokens_NK):
         raise ShapeError(
             f"tokens are {tuple(tokens_NK.shape)} {tokens_NK.dtype}, weights {tuple(weight_OK.shape)} "
             f"{weight_OK.dtype}; pass bfloat16 on the CPU, of one width, and multiples of {_COLUMNS}"
@@ -483,7 +490,7 @@ def _kind_for(dtype: torch.dtype, width: int) -> int:
 def _check(problem: int) -> None:
     """Raise what a call of C reports."""
     if problem == _NO_MEMORY:
-        raise MemoryError("for what a scan works with besides keys and bounds")
+        raise MemoryError("for what a kernel works with besides what it is given")
     if problem == _OUTSIDE:
         raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
     if problem:
