@@ -18,7 +18,7 @@ from memsparse.engine.worker import serve
 from tests.engine.builders import documents, save_model, tiny_model
 from tests.engine.test_engine import QUESTIONS
 
-VIEW = {"namespace": None, "version": 1}
+VIEW = {"namespace": None, "version": 1, "call": None}
 
 
 @contextmanager
@@ -87,20 +87,20 @@ def test_what_cannot_be_opened_is_told(start: dict[str, Any], tmp_path: Path) ->
 
 def test_what_nobody_waits_for_is_not_begun(start: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     begun, free, forgotten = [], threading.Event(), threading.Event()
-    ask, reply = worker._ask, worker._reply
+    ask, forget = worker._ask, worker._forget
 
-    def held(view: Any, question: str) -> Any:
+    def held(view: Any, question: str, *to: Any) -> None:
         begun.append(question)
         assert free.wait(60)
-        return ask(view, question)
+        ask(view, question, *to)
 
     def watched(future: Any, **of: Any) -> None:
-        reply(future, **of)
+        forget(future, **of)
         if future.cancelled() and of["number"] == 8:
             forgotten.set()
 
     monkeypatch.setattr(worker, "_ask", held)
-    monkeypatch.setattr(worker, "_reply", watched)
+    monkeypatch.setattr(worker, "_forget", watched)
     with serving() as (code, line):
         send(line, start)
         receive(line)
