@@ -1,9 +1,9 @@
 """A process that answers for an engine: started by `engine/workers.py`, which it talks with over a socket.
 
 Both sides send JSON in the messages of a `Connection`. The first tells what to open; every later one has
-questions, or the numbers of some that nobody waits for any more. Replies come in the order in which they are
-ready, each with the number of what it replies to. When the other side is gone, so is this one, once it has
-finished what it is at.
+questions and whose call they are of, or the numbers of some that nobody waits for any more. Replies come in
+the order in which they are ready, each with the number of what it replies to. When the other side is gone, so
+is this one, once it has finished what it is at.
 """
 
 import json

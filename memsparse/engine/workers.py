@@ -147,25 +147,23 @@ class Workers:
         try:
             call.begin(self._workers, self.part.max_batch + _BEHIND)
             ours = call.left()
-            outcomes: list[Any] = [None] * len(questions)
+            outcomes: dict[int, Outcome] = {}
             if ours:
                 with _at_most(self._threads if any(self._has[1:]) else None):
                     found = here([questions[at] for at in ours], lambda own: call.takes(ours[own]))
-                for at, outcome in zip(ours, found, strict=True):
-                    outcomes[at] = outcome
+                outcomes.update(zip(ours, found, strict=True))
             for at, future in call.elsewhere.items():
                 error = future.exception()
                 outcomes[at] = error if isinstance(error, Exception) else future.result()
             lost = [at for at in call.elsewhere if isinstance(outcomes[at], WorkerLostError)]
             if lost:
-                for at, outcome in zip(lost, here([questions[at] for at in lost]), strict=True):
-                    outcomes[at] = outcome
+                outcomes.update(zip(lost, here([questions[at] for at in lost]), strict=True))
         except BaseException:
             call.forget()
             raise
         finally:
             call.end()
-        return outcomes
+        return [outcomes[at] for at in range(len(questions))]
 
     def close(self) -> None:
         """End the other processes once they have finished what they are at; the rest is lost."""

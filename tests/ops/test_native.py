@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memsparse.errors import ShapeError
 from memsparse.ops import native, reference, scan
+from memsparse.ops.attention import causal_attention
 from memsparse.ops.products import Arithmetic, round_queries
 from memsparse.ops.quantization import KeyFormat, quantize_keys
 
@@ -371,22 +372,6 @@ def test_a_linear_layer_that_does_not_fit_is_refused() -> None:
             native.linear(bad_tokens, bad_weight)
 
 
-def exact_attention(q_THD: Tensor, k_GSD: Tensor, v_GSD: Tensor, bias_S: Tensor | None) -> Tensor:
-    """The slow twin of `attend`, in float64."""
-    out = torch.empty(q_THD.shape, dtype=torch.float64)
-    tokens, heads, width = q_THD.shape
-    groups, keys, _ = k_GSD.shape
-    for t in range(tokens):
-        seen = keys - tokens + t + 1
-        for head in range(heads):
-            group = head // (heads // groups)
-            logits = k_GSD[group, :seen].double() @ q_THD[t, head].double() * width**-0.5
-            if bias_S is not None:
-                logits = logits + bias_S[:seen].double()
-            out[t, head] = logits.softmax(0) @ v_GSD[group, :seen].double()
-    return out
-
-
 @pytest.mark.parametrize("has_bias", [False, True], ids=["free", "biased"])
 @pytest.mark.parametrize(
     ("tokens", "keys", "heads", "groups", "width"),
@@ -407,7 +392,8 @@ def test_requests_attend_as_in_float64(
     q, k, v = normal(tokens, heads, width), normal(groups, keys, width), normal(groups, keys, width)
     bias = 4 * torch.randn(keys) if has_bias else None
     attended = native.attend([q], [(k, v, bias)], width**-0.5)
-    torch.testing.assert_close(attended.double(), exact_attention(q, k, v, bias), atol=2.0**-7, rtol=2.0**-7)
+    exact = causal_attention(q.double(), k.double(), v.double(), bias_S=bias, scale=width**-0.5)
+    torch.testing.assert_close(attended.double(), exact, atol=2.0**-7, rtol=2.0**-7)
 
 
 @pytest.mark.usefixtures("_bfloat16", "_two_threads")

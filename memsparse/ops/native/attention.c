@@ -26,6 +26,8 @@ struct request {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
 #include "bfloat16.h"
 
+static const float LOG2_E = 0x1.715476p0f;
+
 struct work {
     const struct request *requests;
     int64_t count, groups, shared, width, most_keys, next;
@@ -114,7 +116,6 @@ TARGET static inline __m512 power_of_two(__m512 exponent)
 struct rows {
     int64_t first_sees, last_sees;
     int32_t sees[ROWS];
-    int vectors;
     const float *bias;
     float factor; /* on products, log2(e) in it */
 };
@@ -123,14 +124,13 @@ struct rows {
    their sums. */
 TARGET static __m512 weigh(const struct rows *rows, int vector, float *products, char *weights)
 {
-    const float log2_e = 0x1.715476p0f;
     const int64_t keys = rows->last_sees + 1, end = padded(keys);
     const __m512i sees = _mm512_loadu_si512(rows->sees + vector * LANES);
     const __m512 factor = _mm512_set1_ps(rows->factor), hidden = _mm512_set1_ps(-INFINITY);
     __m512 highest = hidden, sum = _mm512_setzero_ps();
     products += vector * LANES;
     for (int64_t key = 0; key < keys; key++) {
-        const float bias = rows->bias == NULL ? 0 : rows->bias[key] * log2_e;
+        const float bias = rows->bias == NULL ? 0 : rows->bias[key] * LOG2_E;
         __m512 score = _mm512_fmadd_ps(_mm512_loadu_ps(products + key * ROWS), factor, _mm512_set1_ps(bias));
         if (key > rows->first_sees)
             score = _mm512_mask_mov_ps(score, _mm512_cmplt_epi32_mask(sees, _mm512_set1_epi32((int)key)), hidden);
@@ -165,8 +165,8 @@ TARGET static void attend_rows(
 {
     const int64_t width = work->width, bytes = width * SIZE, before = of->keys - of->tokens;
     const char *k = of->k + group * of->k_group;
-    struct rows rows = {.vectors = (used + LANES - 1) / LANES, .bias = of->bias,
-                        .factor = work->scale * 0x1.715476p0f};
+    const int vectors = (used + LANES - 1) / LANES;
+    struct rows rows = {.bias = of->bias, .factor = work->scale * LOG2_E};
     rows.first_sees = before + begin / work->shared;
     rows.last_sees = before + (begin + used - 1) / work->shared;
     for (int row = 0; row < ROWS; row++)
@@ -175,15 +175,15 @@ TARGET static void attend_rows(
     lay_queries(work, of, group, begin, used, room->lanes);
     for (int64_t key = 0; key < end; key += ROWS)
         work->multiply(key + ROWS <= of->keys ? k + key * bytes : room->last_keys, bytes, bytes, room->lanes, apart,
-                       rows.vectors, room->products + key * ROWS);
+                       vectors, room->products + key * ROWS);
     __m512 share[2];
-    for (int vector = 0; vector < rows.vectors; vector++)
+    for (int vector = 0; vector < vectors; vector++)
         share[vector] = _mm512_div_ps(
             _mm512_set1_ps(1), weigh(&rows, vector, room->products, room->weights + vector * end * LINE / 2));
     for (int64_t column = 0; column < width; column += ROWS)
         work->multiply(room->values + column * padded(of->keys) * SIZE, padded(of->keys) * SIZE, end * SIZE,
-                       room->weights, end * LINE / 2, rows.vectors, room->mixed + column * ROWS);
-    for (int vector = 0; vector < rows.vectors; vector++)
+                       room->weights, end * LINE / 2, vectors, room->mixed + column * ROWS);
+    for (int vector = 0; vector < vectors; vector++)
         for (int64_t column = 0; column < width; column += LANES) {
             __m512i mixed[LANES];
 #pragma GCC unroll 16
@@ -228,14 +228,16 @@ static void take_parts(void *given)
     for (int i = 1; i < 6; i++)
         part[i] = part[i - 1] + sizes[i - 1];
     struct room room = {part[0], part[1], part[2], part[3], (float *)part[4], (float *)part[5]};
-    begin_products(work->by_tiles);
+    if (work->by_tiles)
+        begin_tiles();
     for (;;) {
         const int64_t at = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED);
         if (at >= work->count * work->groups)
             break;
         attend_group(work, work->requests + at / work->groups, at % work->groups, &room);
     }
-    end_products(work->by_tiles);
+    if (work->by_tiles)
+        end_tiles();
     free(held);
 }
 
@@ -253,7 +255,8 @@ int memsparse_attend(
     if (!memsparse_has_bfloat16(by_tiles))
         return NO_SUCH_KERNEL;
     struct work work = {.requests = requests, .count = count, .groups = groups, .shared = shared, .width = width,
-                        .scale = scale, .by_tiles = by_tiles, .multiply = kernel_by(by_tiles)};
+                        .scale = scale, .by_tiles = by_tiles,
+                        .multiply = by_tiles ? multiply_by_tiles : multiply_by_vectors};
     for (int64_t i = 0; i < count; i++)
         if (requests[i].keys > work.most_keys)
             work.most_keys = requests[i].keys;

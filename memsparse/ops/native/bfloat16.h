@@ -11,10 +11,16 @@
 
 #if defined(__linux__) && !defined(MEMSPARSE_NO_TILES)
 #include "tiles.h"
+#else /* none are asked for where there are none */
+enum { AMX_BF16 };
+#define has_tiles(feature) 0
+#define begin_tiles() ((void)0)
+#define end_tiles() ((void)0)
+#define multiply_by_tiles multiply_by_vectors
 #endif
 
 #define LANES 16           /* of a vector */
-#define ROWS (2 * LANES)   /* of queries, or keys, that are multiplied together */
+#define ROWS (2 * LANES)   /* that are multiplied together */
 #define SIZE 2             /* bytes of a number */
 #define LINE 64            /* bytes of a vector, and of a row of a tile */
 #define COLUMNS (LINE / SIZE)
@@ -141,42 +147,7 @@ static int has_kernel(int by_tiles)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512bf16"))
         return 0;
-#ifdef TILED
     return !by_tiles || has_tiles(AMX_BF16);
-#else
-    return !by_tiles;
-#endif
-}
-
-static inline multiply *kernel_by(int by_tiles)
-{
-#ifdef TILED
-    return by_tiles ? multiply_by_tiles : multiply_by_vectors;
-#else
-    (void)by_tiles;
-    return multiply_by_vectors;
-#endif
-}
-
-/* Before and after a thread multiplies. */
-static inline void begin_products(int by_tiles)
-{
-#ifdef TILED
-    if (by_tiles)
-        begin_tiles();
-#else
-    (void)by_tiles;
-#endif
-}
-
-static inline void end_products(int by_tiles)
-{
-#ifdef TILED
-    if (by_tiles)
-        end_tiles();
-#else
-    (void)by_tiles;
-#endif
 }
 
 #endif

@@ -78,7 +78,8 @@ static void take_parts(void *given)
     if (lanes == NULL)
         return;
     float *sums = (float *)(lanes + ROWS * bytes);
-    begin_products(work->by_tiles);
+    if (work->by_tiles)
+        begin_tiles();
     for (int64_t first = 0; is_few && first < work->count; first += LANES)
         lay_rows(work->tokens + first * bytes, work->count - first, bytes, lanes + first * bytes);
     for (;;) {
@@ -94,7 +95,8 @@ static void take_parts(void *given)
             lay_rows(work->weights + (output + first) * bytes, LANES, bytes, lanes + first * bytes);
         many_tokens(work, output, begin, smaller(begin + panel, work->count), lanes, sums);
     }
-    end_products(work->by_tiles);
+    if (work->by_tiles)
+        end_tiles();
     free(lanes);
 }
 
@@ -107,7 +109,8 @@ int memsparse_linear(
     if (!has_kernel(by_tiles))
         return NO_SUCH_KERNEL;
     struct work work = {.tokens = tokens, .weights = weights, .out = out, .count = count, .outputs = outputs,
-                        .bytes = bytes, .by_tiles = by_tiles, .multiply = kernel_by(by_tiles)};
+                        .bytes = bytes, .by_tiles = by_tiles,
+                        .multiply = by_tiles ? multiply_by_tiles : multiply_by_vectors};
     if (count > 0)
         share_among(work_at_once, threads, take_parts, &work);
     return count > 0 && work.next == 0 ? NO_MEMORY : NONE;
