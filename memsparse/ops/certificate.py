@@ -25,6 +25,8 @@ BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 FIRST = 64
 """Documents scored exactly before any others are looked at again, at least."""
+AGAIN = 256
+"""Documents left to score from which on they are bounded again first: below, their scores cost less."""
 WIDENING = 3
 """Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
 
@@ -101,10 +103,8 @@ class Sieve:
         bar = torch.full_like(self.beyond, torch.finfo(upper.dtype).min)
         if self._best_Bk.shape[1] == self._k:
             bar = bar.maximum(self._best_Bk[:, -1])
-        fits = upper >= bar[:, None]
-        wanted = fits.any(0)
-        self.beyond = self.beyond.maximum(upper.masked_fill(wanted, -torch.inf).amax(1))
-        columns = wanted.nonzero()[:, 0]
+        columns = (upper >= bar[:, None]).any(0).nonzero()[:, 0]
+        self.beyond = self.beyond.maximum(upper.index_fill(1, columns, -torch.inf).amax(1))
         return documents[columns], lower[:, columns], upper[:, columns]
 
 
@@ -142,7 +142,7 @@ def score_promising(
         spent += wanted
         bar = torch.cat([scores for _, scores in turns], dim=1).topk(min(k, spent), dim=1).values[:, -1:]
         left_BN = (unscored >= bar) & (unscored > -torch.inf)
-        if bound_again is not None and int(left_BN.sum(1).max()) > FIRST:
+        if bound_again is not None and int(left_BN.sum(1).max()) >= AGAIN:
             again = left_BN.any(0).nonzero()[:, 0]
             lower, upper = bound_again(again)
             lower_BN = lower_BN.index_copy(1, again, lower_BN[:, again].maximum(lower))

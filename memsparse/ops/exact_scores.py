@@ -47,6 +47,7 @@ def score_stored(
     """
     _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
     if not block_BM.numel() or not blocks:
+        _check_runs(blocks, block_BM, start_BM, count_BM)
         return torch.full(block_BM.shape, float("-inf")), torch.full(block_BM.shape, -1)
     if all(block.device.type == "cpu" for block in blocks):
         routing_q, query_mask = routing_q.cpu(), query_mask.cpu()
@@ -54,6 +55,7 @@ def score_stored(
     if exact and native.can_score(blocks):
         tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()
         return native.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
+    _check_runs(blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]
     scores, chunks = (torch.stack(part) for part in zip(*scored_rows, strict=True))
@@ -109,8 +111,11 @@ def _check(
     shapes = [tuple(block.shape) for block in blocks]
     if any(len(shape) != 2 or shape[1] != width for shape in shapes):
         raise ShapeError(f"blocks are {shapes}; queries are {width} wide")
-    lengths = torch.tensor([0, *(rows for rows, _ in shapes)])
+
+
+def _check_runs(blocks: Sequence[Tensor], block_BM: Tensor, start_BM: Tensor, count_BM: Tensor) -> None:
+    lengths = torch.tensor([0, *map(len, blocks)])
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
     ends = lengths[block_BM.add(1).where(there, 0)]
     if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM > ends - count_BM))).any()):
-        raise ShapeError("a run does not lie in its block")
+        raise ShapeError(native.RUN_OUTSIDE)

@@ -17,6 +17,7 @@ from memsparse.bank import Bank, BankReader, Source, TierConfig, keys, reader, s
 from memsparse.bank.keys import KeyBudget, KeyTier
 from memsparse.bank.segments import EncodedChunks
 from memsparse.errors import BankError, ConfigError, ShapeError
+from memsparse.ops import certificate
 from memsparse.ops.quantization import ScanKeys, key_bytes
 from memsparse.ops.routing import top_documents
 from memsparse.types import MemoryKV
@@ -258,7 +259,7 @@ def test_a_bank_of_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_certified_is_exact(path: Path, data: st.DataObject) -> None:
-    """Whatever the format, the budget and the question."""
+    """Whatever the format, the budget and the question, and when bounds are looked at again."""
     config = TierConfig(
         routing_keys=data.draw(st.sampled_from(LOSSY)),
         rescored=data.draw(st.sampled_from([None, 1, 4, 20])),
@@ -266,7 +267,10 @@ def test_what_is_certified_is_exact(path: Path, data: st.DataObject) -> None:
     layer, top_k = data.draw(st.sampled_from(WIDE.memory_layers)), data.draw(st.integers(1, 20))
     routing_q, query_mask = ragged(data.draw(st.integers(0, 2**31)))
     routing_q = routing_q * data.draw(st.sampled_from([0.0, 1e-6, 1.0, 1e4]))
-    with Bank.open(path, WIDE) as bank:
+    first, again = data.draw(st.sampled_from([(1, 1), (1, 20), (certificate.FIRST, certificate.AGAIN)]))
+    with Bank.open(path, WIDE) as bank, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificate, "FIRST", first)
+        patch.setattr(certificate, "AGAIN", again)
         found = bank.reader(top_k=top_k, tiers=config)
         memory = found.read(layer, routing_q, query_mask)
         best, documents = top_documents(exact(bank, layer, routing_q, query_mask)[0], top_k)

@@ -46,6 +46,7 @@ def promising(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certificate, "FIRST", first)
+        patch.setattr(certificate, "AGAIN", first)
         scored = score_promising(
             lower,
             upper,
@@ -98,17 +99,20 @@ def test_within_a_limit_a_certificate_is_honest(
         assert bool(certified[b]) == reference.proven(upper[b].tolist(), known, k)
 
 
-def test_few_that_are_left_are_not_bounded_again() -> None:
-    exact = torch.arange(40.0)[None]
-    bounds = exact - 5, exact, exact + 5
+@pytest.mark.parametrize("left", [certificate.AGAIN - 1, certificate.AGAIN])
+def test_few_that_are_left_are_scored_many_bounded_again(left: int) -> None:
+    exact = torch.arange(float(left + certificate.FIRST))[None]
+    asked: list[Tensor] = []
 
-    def never(these: Tensor) -> tuple[Tensor, Tensor]:
-        raise AssertionError(f"{int(these.sum())} documents are few")
+    def bound_again(these: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(these)
+        return exact[:, these], exact[:, these]
 
     scored = score_promising(
-        bounds[0], bounds[2], 16, lambda ranked: exact.gather(1, ranked), bound_again=never
+        exact - 1e6, exact + 1e6, 16, lambda ranked: exact.gather(1, ranked), bound_again=bound_again
     )
-    assert scored.documents.shape[1] >= 32
+    assert [len(these) for these in asked] == ([left] if left >= certificate.AGAIN else [])
+    assert (scored.documents[0] >= 0).sum() == (certificate.FIRST if asked else exact.shape[1])
 
 
 @settings(max_examples=150, deadline=None)

@@ -150,6 +150,7 @@ def test_keys_that_do_not_lie_together_are_scored_by_torch() -> None:
         *((0, 2**63 - 1, 1), (0, 1, 2**63 - 1)),
     ],
 )
+@pytest.mark.usefixtures("way")
 def test_runs_outside_their_block_are_refused(block: int, start: int, count: int) -> None:
     q, mask = torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
     runs = [torch.tensor([[number]]) for number in (block, start, count)]

@@ -23,7 +23,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.quantization import ScanKeys
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 11
+VERSION = 12
 """Of the library's functions; one of another version is not used."""
 LANES = 16
 """Tokens of a vector."""
@@ -49,8 +49,9 @@ _COLUMNS = 32
 """Whose multiples are the widths, and the outputs, that are multiplied in bfloat16."""
 _WIDEST_LAYER = 4096
 """Columns up to which a linear layer is no slower than torch's, by tiles; a quarter of it by vectors."""
-_NO_MEMORY, _OUTSIDE, _MIXED = 2, 3, 4
+_NO_MEMORY, _OUTSIDE, _MIXED, _RUN_OUTSIDE = 2, 3, 4, 5
 """Problems that C reports."""
+RUN_OUTSIDE = "a run does not lie in its block"
 _ROWS = 96
 """Threads take a multiple of so many keys: of the 12 and the 32 that the kernels multiply together."""
 _PARTS = 16
@@ -340,37 +341,35 @@ def score_stored(
     start_BM: Tensor,
     count_BM: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What `ops.exact_scores.score_stored` returns, which has checked that runs lie in their blocks.
-
-    Sums run over the columns in their order.
+    """What `ops.exact_scores.score_stored` returns; sums run over the columns in their order.
 
     Args:
         tokens_RW: float32, of all requests.
         tokens: how many of them each request has, in order.
-        blocks: those that `can_score` takes.
+        blocks: those that `can_score` takes, of one width.
+        block_BM, start_BM, count_BM: int64 on the CPU, of one shape.
 
-    Raises: ShapeError for other tokens.
+    Raises: ShapeError for other tokens, or a run that does not lie in its block.
     """
     given, width = tokens_RW.contiguous(), blocks[0].shape[1]
     if not _is_readable(given, torch.float32, (sum(tokens), width)):
         raise ShapeError(
             f"tokens are {tuple(given.shape)} {given.dtype}; pass {(sum(tokens), width)} float32 on the CPU"
         )
-    bases = torch.tensor([block.data_ptr() for block in blocks])
-    row = width * blocks[0].element_size()
-    first_BM = (bases[block_BM.where(count_BM > 0, 0)] + start_BM * row).contiguous()
-    counts = count_BM.contiguous()
+    runs = block_BM.contiguous(), start_BM.contiguous(), count_BM.contiguous()
     scores = torch.empty(count_BM.shape, dtype=torch.float32, device="cpu")
     chunks = torch.empty(count_BM.shape, dtype=torch.int64, device="cpu")
-    work = int(counts.sum()) * max(tokens, default=0) * width
+    work = int(count_BM.sum()) * max(tokens, default=0) * width
     problem = _loaded().memsparse_score_stored(
         _KINDS[blocks[0].dtype],
         width,
         given.data_ptr(),
         (ctypes.c_int64 * len(tokens))(*tokens),
         len(tokens),
-        first_BM.data_ptr(),
-        counts.data_ptr(),
+        (ctypes.c_void_p * len(blocks))(*(block.data_ptr() for block in blocks)),
+        (ctypes.c_int64 * len(blocks))(*(len(block) for block in blocks)),
+        len(blocks),
+        *(each.data_ptr() for each in runs),
         count_BM.shape[1],
         scores.data_ptr(),
         chunks.data_ptr(),
@@ -493,6 +492,8 @@ def _check(problem: int) -> None:
         raise MemoryError("for what a kernel works with besides what it is given")
     if problem == _OUTSIDE:
         raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
+    if problem == _RUN_OUTSIDE:
+        raise ShapeError(RUN_OUTSIDE)
     if problem:
         raise RuntimeError("no kernel for this processor")
 
@@ -541,7 +542,8 @@ def _library() -> ctypes.CDLL | None:
     library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]
     library.memsparse_score_stored.argtypes = [
         *(ctypes.c_int, long, pointer, pointer, long),
-        *(pointer, pointer, long, pointer, pointer),
+        *(pointer, pointer, long, pointer, pointer, pointer),
+        *(long, pointer, pointer),
         *threads[:2],
     ]
     return library

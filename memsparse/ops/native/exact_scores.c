@@ -19,11 +19,14 @@
 #define ROWS 6     /* by four vectors: 24 of the 32 registers hold sums */
 #define VECTORS 4  /* at a time */
 #define LANES 8    /* tokens of a vector */
+#define PART 24    /* rows a thread takes at a time */
+#define PANEL 64   /* columns that meet all rows of a part while they are in the nearest cache */
+#define TARGET __attribute__((target("avx512f")))
 
-/* What the threads share: each takes the next ROWS rows of a request until there are none. */
+/* What the threads share: each takes the next PART rows of a request until there are none. */
 struct work {
     int kind;
-    int64_t width, requests, blocks, next;
+    int64_t width, requests, parts, next;
     const int64_t *counts;    /* (requests,) tokens */
     const double *lanes;      /* (vectors of all requests, width, LANES) */
     const int64_t *first_row; /* (requests + 1,) of a request among those of all */
@@ -31,42 +34,56 @@ struct work {
     double *best; /* of every row */
 };
 
+/* Rows of a part, PANEL columns of them at a time, and their sums with the vectors that run along. */
+struct room {
+    double columns[PART][PANEL];
+    __m512d sums[PART][VECTORS];
+};
+
 static inline int64_t divided_up(int64_t number, int64_t by)
 {
     return (number + by - 1) / by;
 }
 
-/* A row of keys as float64, every ROWS-th number of `to`. */
-static void spread(const char *row, int kind, int64_t width, double *to)
+/* Eight stored numbers as float64. */
+TARGET static inline __m512d widen(const char *from, int kind)
 {
-    for (int64_t column = 0; column < width; column++) {
-        uint32_t bits = 0;
-        if (kind == BFLOAT16)
-            memcpy((char *)&bits + 2, row + 2 * column, 2);
-        else
-            memcpy(&bits, row + 4 * column, 4);
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        to[column * ROWS] = value;
+    if (kind == FLOAT32)
+        return _mm512_cvtps_pd(_mm256_loadu_ps((const float *)from));
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+}
+
+/* `count` columns of a row as float64; what is left of eight is not read beyond its end. */
+TARGET static void widen_columns(const char *row, int kind, int64_t count, double *to)
+{
+    const int64_t size = kind == FLOAT32 ? 4 : 2, left = count % LANES;
+    for (int64_t at = 0; at < count - left; at += LANES)
+        _mm512_storeu_pd(to + at, widen(row + at * size, kind));
+    if (left > 0) {
+        char last[LANES * sizeof(float)] = {0};
+        memcpy(last, row + (count - left) * size, left * size);
+        _mm512_storeu_pd(to + count - left, widen(last, kind));
     }
 }
 
-/* Raise the best of ROWS rows, (width, ROWS), to their products with `count` vectors. */
-__attribute__((target("avx512f"))) static inline __attribute__((always_inline)) void multiply(
-    const double *rows, int64_t width, const double *lanes, const int count, __m512d best[ROWS])
+/* Add to the sums of ROWS rows the products of `columns` of their columns with `count` vectors, `step` apart. */
+TARGET static inline __attribute__((always_inline)) void add_products(
+    const double rows[][PANEL], int64_t columns, const double *lanes, int64_t step, const int count,
+    __m512d held[][VECTORS])
 {
     __m512d sums[ROWS][VECTORS];
     for (int row = 0; row < ROWS; row++)
         for (int vector = 0; vector < count; vector++)
-            sums[row][vector] = _mm512_setzero_pd();
-    for (int64_t column = 0; column < width; column++) {
+            sums[row][vector] = held[row][vector];
+    for (int64_t column = 0; column < columns; column++) {
         __m512d token[VECTORS];
 #pragma GCC unroll 4
         for (int vector = 0; vector < count; vector++)
-            token[vector] = _mm512_loadu_pd(lanes + (vector * width + column) * LANES);
+            token[vector] = _mm512_loadu_pd(lanes + vector * step + column * LANES);
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS; row++) {
-            const __m512d key = _mm512_set1_pd(rows[column * ROWS + row]);
+            const __m512d key = _mm512_set1_pd(rows[row][column]);
 #pragma GCC unroll 4
             for (int vector = 0; vector < count; vector++)
                 sums[row][vector] = _mm512_fmadd_pd(token[vector], key, sums[row][vector]);
@@ -74,58 +91,83 @@ __attribute__((target("avx512f"))) static inline __attribute__((always_inline)) 
     }
     for (int row = 0; row < ROWS; row++)
         for (int vector = 0; vector < count; vector++)
-            best[row] = _mm512_max_pd(best[row], sums[row][vector]);
+            held[row][vector] = sums[row][vector];
 }
 
-/* The best products of `count` rows with a request's vectors. */
-__attribute__((target("avx512f"))) static void multiply_rows(
-    const struct work *work, const char **rows, int count, const double *lanes, int64_t vectors, double *spread_rows,
+/* Raise the best products of `used` rows to those with `count` vectors. */
+TARGET static void raise_part(
+    const struct work *work, const char **rows, int used, const double *lanes, int count, struct room *room,
     double *best)
 {
-    const int64_t step = work->width * LANES;
-    __m512d largest[ROWS];
-    for (int row = 0; row < ROWS; row++)
-        largest[row] = _mm512_set1_pd(-INFINITY);
-    for (int row = 0; row < count; row++)
-        spread(rows[row], work->kind, work->width, spread_rows + row);
-    int64_t vector = 0;
-    for (; vector + VECTORS <= vectors; vector += VECTORS)
-        multiply(spread_rows, work->width, lanes + vector * step, VECTORS, largest);
-    for (; vector < vectors; vector++)
-        multiply(spread_rows, work->width, lanes + vector * step, 1, largest);
-    for (int row = 0; row < count; row++)
-        best[row] = _mm512_reduce_max_pd(largest[row]);
+    const int64_t width = work->width, size = work->kind == FLOAT32 ? 4 : 2, step = width * LANES;
+    for (int row = 0; row < PART; row++)
+        for (int vector = 0; vector < count; vector++)
+            room->sums[row][vector] = _mm512_setzero_pd();
+    for (int64_t begin = 0; begin < width; begin += PANEL) {
+        const int64_t columns = width - begin < PANEL ? width - begin : PANEL;
+        for (int row = 0; row < used; row++) {
+            for (int64_t ahead = 0; ahead < PANEL * size; ahead += 64) /* what comes next of the row */
+                _mm_prefetch(rows[row] + (begin + PANEL) * size + ahead, _MM_HINT_T0);
+            widen_columns(rows[row] + begin * size, work->kind, columns, room->columns[row]);
+        }
+        for (int row = 0; row < used; row += ROWS) {
+            const double *with = lanes + begin * LANES;
+            if (count == VECTORS)
+                add_products(room->columns + row, columns, with, step, VECTORS, room->sums + row);
+            else
+                add_products(room->columns + row, columns, with, step, 1, room->sums + row);
+        }
+    }
+    for (int row = 0; row < used; row++)
+        for (int vector = 0; vector < count; vector++)
+            best[row] = fmax(best[row], _mm512_reduce_max_pd(room->sums[row][vector]));
 }
 
 static void take_parts(void *given)
 {
     struct work *work = given;
-    double *spread_rows = calloc(ROWS, work->width * sizeof *spread_rows);
-    while (spread_rows != NULL) {
-        int64_t block = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED), vector = 0, request = 0;
-        if (block >= work->blocks)
+    struct room *room = aligned_alloc(sizeof(__m512d), sizeof *room);
+    if (room != NULL)
+        memset(room, 0, sizeof *room); /* rows that a part does not have are multiplied, too */
+    while (room != NULL) {
+        int64_t part = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED), vector = 0, request = 0;
+        if (part >= work->parts)
             break;
-        for (;; request++) { /* whose block it is */
-            const int64_t own = divided_up(work->first_row[request + 1] - work->first_row[request], ROWS);
-            if (block < own)
+        for (;; request++) { /* whose part it is */
+            const int64_t own = divided_up(work->first_row[request + 1] - work->first_row[request], PART);
+            if (part < own)
                 break;
-            block -= own, vector += divided_up(work->counts[request], LANES);
+            part -= own, vector += divided_up(work->counts[request], LANES);
         }
-        const int64_t row = work->first_row[request] + block * ROWS, left = work->first_row[request + 1] - row;
-        multiply_rows(work, work->rows + row, left < ROWS ? (int)left : ROWS, work->lanes + vector * work->width * LANES,
-                      divided_up(work->counts[request], LANES), spread_rows, work->best + row);
+        const int64_t row = work->first_row[request] + part * PART, left = work->first_row[request + 1] - row;
+        const int64_t end = vector + divided_up(work->counts[request], LANES);
+        const int used = left < PART ? (int)left : PART;
+        for (int i = 0; i < used; i++)
+            work->best[row + i] = -INFINITY;
+        while (vector < end) {
+            const int count = end - vector < VECTORS ? 1 : VECTORS;
+            raise_part(work, work->rows + row, used, work->lanes + vector * work->width * LANES, count, room,
+                       work->best + row);
+            vector += count;
+        }
     }
-    free(spread_rows);
+    free(room);
 }
 
 /* Write tokens of a request as (vectors, width, 8 tokens), the last vector filled up with the last token. */
-static void lay_out(const float *tokens, int64_t count, int64_t width, double *lanes)
+TARGET static void lay_out(const float *tokens, int64_t count, int64_t width, double *lanes)
 {
-    for (int64_t i = 0; i < divided_up(count, LANES) * LANES; i++) {
-        const float *token = tokens + (i < count ? i : count - 1) * width;
-        double *lane = lanes + i / LANES * LANES * width + i % LANES;
-        for (int64_t column = 0; column < width; column++)
-            lane[column * LANES] = token[column];
+    for (int64_t first = 0; first < count; first += LANES, lanes += width * LANES) {
+        const float *token[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            token[lane] = tokens + (first + lane < count ? first + lane : count - 1) * width;
+        for (int64_t column = 0; column < width; column++) {
+            float across[LANES];
+#pragma GCC unroll 8
+            for (int lane = 0; lane < LANES; lane++)
+                across[lane] = token[lane][column];
+            _mm512_storeu_pd(lanes + column * LANES, _mm512_cvtps_pd(_mm256_loadu_ps(across)));
+        }
     }
 }
 
@@ -152,19 +194,36 @@ int memsparse_can_score(void)
     return __builtin_cpu_supports("avx512f");
 }
 
+/* Whether every run of chunks, (requests * documents), lies in its block. */
+static int are_inside(
+    const int64_t *block, const int64_t *start, const int64_t *rows, int64_t runs, const int64_t *lengths, int64_t blocks)
+{
+    int inside = 1;
+    for (int64_t i = 0; i < runs; i++)
+        if (rows[i] != 0)
+            inside &= rows[i] > 0 && block[i] >= 0 && block[i] < blocks && start[i] >= 0 && rows[i] <= lengths[block[i]] &&
+                      start[i] <= lengths[block[i]] - rows[i];
+    return inside;
+}
+
 /* Score documents of each request: scores and chunks, (requests, documents).
 
-   tokens is (tokens of all requests, width), `counts` of each; first, (requests, documents), is where a document's
-   rows begin, `rows` of them, each (width,) of bfloat16 or float32, as `kind` says. A request with a token that is
-   not finite scores nothing but NaN, because a maximum may pass over it. Returns 0, or which problem there is. */
+   tokens is (tokens of all requests, width), `counts` of each; a document is `rows` rows from `start` on of a `block`,
+   (requests, documents) each, and a block has `lengths` rows, each (width,) of bfloat16 or float32, as `kind` says.
+   A request with a token that is not finite scores nothing but NaN, because a maximum may pass over it. Returns 0, or
+   which problem there is. */
 int memsparse_score_stored(
-    int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *first,
-    const int64_t *rows, int64_t documents, float *scores, int64_t *chunks, at_once *work_at_once, int threads)
+    int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *keys,
+    const int64_t *lengths, int64_t blocks, const int64_t *block, const int64_t *start, const int64_t *rows,
+    int64_t documents, float *scores, int64_t *chunks, at_once *work_at_once, int threads)
 {
     if (!memsparse_can_score())
         return NO_SUCH_KERNEL;
+    if (!are_inside(block, start, rows, requests * documents, lengths, blocks))
+        return RUN_OUTSIDE;
     const float *token = tokens;
-    int64_t vectors = 0, blocks = 0, at = 0, vector = 0, done = 0;
+    const int64_t row_bytes = width * (kind == BFLOAT16 ? 2 : 4);
+    int64_t vectors = 0, parts = 0, at = 0, vector = 0, done = 0;
     int64_t *first_row = calloc(requests + 1, sizeof *first_row);
     char *scored = calloc(requests + 1, 1);
     for (int64_t request = 0; request < requests && first_row != NULL && scored != NULL; request++) {
@@ -173,7 +232,7 @@ int memsparse_score_stored(
         for (int64_t i = 0; i < documents && scored[request]; i++)
             at += rows[request * documents + i];
         first_row[request + 1] = at;
-        blocks += divided_up(at - first_row[request], ROWS);
+        parts += divided_up(at - first_row[request], PART);
         token += count * width, vectors += divided_up(count, LANES);
     }
     const char **row = malloc((at + 1) * sizeof *row);
@@ -185,11 +244,11 @@ int memsparse_score_stored(
             token += counts[request] * width, vector += divided_up(counts[request], LANES);
             for (int64_t i = request * documents; i < (request + 1) * documents && scored[request]; i++)
                 for (int64_t chunk = 0; chunk < rows[i]; chunk++)
-                    row[at++] = first[i] + chunk * width * (kind == BFLOAT16 ? 2 : 4);
+                    row[at++] = keys[block[i]] + (start[i] + chunk) * row_bytes;
         }
-        struct work work = {kind, width, requests, blocks, 0, counts, lanes, first_row, row, best};
+        struct work work = {kind, width, requests, parts, 0, counts, lanes, first_row, row, best};
         share_among(work_at_once, threads, take_parts, &work);
-        done = work.next >= blocks, at = 0;
+        done = work.next >= parts, at = 0;
         for (int64_t i = 0; i < requests * documents && done; i++) {
             const int64_t request = i / documents, own = scored[request] ? rows[i] : 0;
             choose(best + at, own, scores + i, chunks + i);
@@ -210,11 +269,13 @@ int memsparse_can_score(void)
 }
 
 int memsparse_score_stored(
-    int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *first,
-    const int64_t *rows, int64_t documents, float *scores, int64_t *chunks, at_once *work_at_once, int threads)
+    int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *keys,
+    const int64_t *lengths, int64_t blocks, const int64_t *block, const int64_t *start, const int64_t *rows,
+    int64_t documents, float *scores, int64_t *chunks, at_once *work_at_once, int threads)
 {
-    (void)kind, (void)width, (void)tokens, (void)counts, (void)requests, (void)first, (void)rows, (void)documents,
-        (void)scores, (void)chunks, (void)work_at_once, (void)threads;
+    (void)kind, (void)width, (void)tokens, (void)counts, (void)requests, (void)keys, (void)lengths, (void)blocks,
+        (void)block, (void)start, (void)rows, (void)documents, (void)scores, (void)chunks, (void)work_at_once,
+        (void)threads;
     return NO_SUCH_KERNEL;
 }
 
