@@ -14,7 +14,7 @@ import torch
 from memsparse.config import cache_dir
 from memsparse.engine.loading import load_model
 from memsparse.errors import MemSparseError
-from memsparse.ops import native
+from memsparse.ops.native import layers, library, scans
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _NOT_YET = ("serve",)
@@ -98,15 +98,15 @@ def _matmul_gflops(dtype: torch.dtype) -> float:
 
 def _kernel() -> Check:
     """Our own kernels, of scans and of models, on a CPU."""
-    taken = [dtype for dtype in (torch.int8, torch.bfloat16, torch.float32) if native.can_multiply(dtype, 64)]
+    taken = [dtype for dtype in (torch.int8, torch.bfloat16, torch.float32) if scans.can_multiply(dtype, 64)]
     detail = "multiplies " + ", ".join(str(dtype).removeprefix("torch.") for dtype in taken)
-    tiled = [str(dtype).removeprefix("torch.") for dtype in taken if native.has_tiles(dtype)]
+    tiled = [str(dtype).removeprefix("torch.") for dtype in taken if library.has_tiles(dtype)]
     detail += f" ({' and '.join(tiled)} by tiles)" if tiled else ""
-    detail += "; models in bfloat16" if native.has_bfloat16() else ""
-    detail += "" if native.has_threads() else "; on one thread: torch has no OpenMP here"
+    detail += "; models in bfloat16" if layers.has_bfloat16() else ""
+    detail += "" if library.has_threads() else "; on one thread: torch has no OpenMP here"
     if not taken:
         why = "there was no C compiler, or it is of another version: install the package again"
-        why = "this processor lacks AVX-512" if native.is_built() else why
+        why = "this processor lacks AVX-512" if library.is_built() else why
         detail = f"none ({why}); torch's products take its place, at about half the speed"
     return Check(name="scan kernel", ok=bool(taken), needed=False, detail=detail)
 

@@ -5,7 +5,7 @@ import torch
 
 from memsparse import doctor
 from memsparse.doctor import Check, examine
-from memsparse.ops import native
+from memsparse.ops.native import layers, library, scans
 from tests.tiny import save_tiny_model
 
 
@@ -55,22 +55,22 @@ def test_extras_that_serve_nothing_yet_are_not_named(monkeypatch: pytest.MonkeyP
 
 
 def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.can_multiply(torch.float32, 64):
+    if scans.can_multiply(torch.float32, 64):
         assert "float32" in doctor._kernel().detail
-        assert ("one thread" in doctor._kernel().detail) != doctor.native.has_threads()
+        assert ("one thread" in doctor._kernel().detail) != library.has_threads()
         with monkeypatch.context() as patch:
-            patch.setattr(doctor.native, "has_threads", lambda: False)
+            patch.setattr(library, "has_threads", lambda: False)
             assert doctor._kernel().detail.endswith("on one thread: torch has no OpenMP here")
-            patch.setattr(doctor.native, "has_tiles", lambda dtype: dtype != torch.float32)
+            patch.setattr(library, "has_tiles", lambda dtype: dtype != torch.float32)
             assert "bfloat16 by tiles)" in doctor._kernel().detail
-            patch.setattr(doctor.native, "has_bfloat16", lambda: True)
+            patch.setattr(layers, "has_bfloat16", lambda: True)
             assert "; models in bfloat16" in doctor._kernel().detail
-            patch.setattr(doctor.native, "has_tiles", lambda _: False)
+            patch.setattr(library, "has_tiles", lambda _: False)
             assert "tiles" not in doctor._kernel().detail
-    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
-    monkeypatch.setattr(native, "is_built", lambda: True)
+    monkeypatch.setattr(scans, "can_multiply", lambda *_: False)
+    monkeypatch.setattr(library, "is_built", lambda: True)
     assert not doctor._kernel().ok
     assert "lacks AVX-512" in doctor._kernel().detail
-    monkeypatch.setattr(native, "is_built", lambda: False)
+    monkeypatch.setattr(library, "is_built", lambda: False)
     assert "no C compiler" in doctor._kernel().detail
     assert not doctor._kernel().needed

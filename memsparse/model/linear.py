@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from memsparse.ops import native
+from memsparse.ops.native import layers
 
 
 class Linear(nn.Linear):
@@ -22,9 +22,9 @@ class Linear(nn.Linear):
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or type(input) is not Tensor
-            or not native.can_apply(self.weight, input)
+            or not layers.can_apply(self.weight, input)
         ):
             return super().forward(input)
         *rows, width = input.shape
         tokens_NK = input.reshape(prod(rows), width)
-        return native.linear(tokens_NK, self.weight).view(*rows, self.out_features)
+        return layers.linear(tokens_NK, self.weight).view(*rows, self.out_features)

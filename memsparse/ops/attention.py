@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from memsparse.errors import ShapeError
-from memsparse.ops import native
+from memsparse.ops.native import layers
 
 Implementation = Literal["sdpa", "eager"]
 
@@ -129,8 +129,8 @@ def attend_each(
 
     Raises: ShapeError if there are fewer keys than tokens.
     """
-    if not torch.is_grad_enabled() and native.can_attend(queries[0]):
-        return native.attend(queries, keys, scale)
+    if not torch.is_grad_enabled() and layers.can_attend(queries[0]):
+        return layers.attend(queries, keys, scale)
     return torch.cat(
         [
             causal_attention(q, k, v, bias_S=bias, scale=scale)

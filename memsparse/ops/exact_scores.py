@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops import native
 from memsparse.ops.lookup import rows_of
+from memsparse.ops.native import scans
+from memsparse.ops.native.library import RUN_OUTSIDE
 
 _ROWS = 8192
 """Chunks torch multiplies at a time."""
@@ -52,9 +53,9 @@ def score_stored(
     if all(block.device.type == "cpu" for block in blocks):
         routing_q, query_mask = routing_q.cpu(), query_mask.cpu()
     exact = routing_q.dtype != torch.float64 and routing_q.device.type == "cpu"
-    if exact and native.can_score(blocks):
+    if exact and scans.can_score(blocks):
         tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()
-        return native.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
+        return scans.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
     _check_runs(blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]
@@ -118,4 +119,4 @@ def _check_runs(blocks: Sequence[Tensor], block_BM: Tensor, start_BM: Tensor, co
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
     ends = lengths[block_BM.add(1).where(there, 0)]
     if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM > ends - count_BM))).any()):
-        raise ShapeError(native.RUN_OUTSIDE)
+        raise ShapeError(RUN_OUTSIDE)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError
-from memsparse.ops import native
+from memsparse.ops.native import scans
 from memsparse.ops.quantization import KeyFormat, ScanKeys, unpack_codes
 from memsparse.ops.routing import inner_products
 
@@ -47,7 +47,7 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
 }
 _LARGEST = 127
 """Of int8."""
-_WHOLE = native.TILE_BYTES
+_WHOLE = scans.TILE_BYTES
 """Columns that are whole rows of tiles, of numbers of one byte or more."""
 _TRIAL = (192, 1024, 32)
 """Chunks, least width and tokens of a trial."""
@@ -63,7 +63,7 @@ class RoundedQueries:
     """Routing tokens in one arithmetic: q is about values * unit, one unit per request."""
 
     arithmetic: Arithmetic
-    values: Tensor | native.Vectors
+    values: Tensor | scans.Vectors
     """(R, W) bf16 or float32, not above 1 in size, or int8; or as our own kernel takes these."""
     units: Tensor
     """(B,) float64, positive."""
@@ -99,7 +99,7 @@ def round_queries(
         by_kernel: as our own kernel takes them, which must do so.
     """
     if by_kernel:
-        vectors, steps, norms, losses = native.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
+        vectors, steps, norms, losses = scans.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
         return RoundedQueries(
             arithmetic=arithmetic, values=vectors, units=steps.double(), longest=norms, lost=losses
         )
@@ -143,7 +143,7 @@ class BestProducts:
         self.tokens = list(tokens)
         self._even = len(set(self.tokens)) == 1
         self._room = Room()
-        self._vectors = queries.values if isinstance(queries.values, native.Vectors) else None
+        self._vectors = queries.values if isinstance(queries.values, scans.Vectors) else None
 
     @property
     def rounded_sum(self) -> float:
@@ -153,7 +153,7 @@ class BestProducts:
     def of(self, keys: ScanKeys) -> Tensor:
         """(M, B) float32, in units."""
         if self._vectors is not None:
-            return native.best_products(_codes_for(keys, self._vectors), self._vectors)
+            return scans.best_products(_codes_for(keys, self._vectors), self._vectors)
         rows = min(max(_PRODUCTS // sum(self.tokens), _ROWS[0]), _ROWS[1])
         best_MB = torch.empty(len(keys), len(self.tokens), dtype=torch.float32, device=keys.device)
         for start in range(0, len(keys), rows):
@@ -183,7 +183,7 @@ class BestProducts:
         if self._vectors is None:
             return False
         codes, factors = _codes_for(keys, self._vectors), (units_B, of_errors_B, of_norms_B)
-        return native.scan(codes, self._vectors, keys, doc_of_chunk, *factors, bounds_2NB)
+        return scans.scan(codes, self._vectors, keys, doc_of_chunk, *factors, bounds_2NB)
 
 
 def kernel_multiplies(arithmetic: Arithmetic, width: int) -> bool:
@@ -223,7 +223,7 @@ def multiplies_integers(width: int) -> bool:
     return fastest_arithmetic("int8", width, torch.device("cpu")) == "int8"
 
 
-def _codes_for(keys: ScanKeys, vectors: native.Vectors) -> Tensor:
+def _codes_for(keys: ScanKeys, vectors: scans.Vectors) -> Tensor:
     """The codes as the kernel multiplies them with such tokens: it widens integers itself."""
     widens = vectors.dtype == torch.float32 and keys.format in ("int8", "int4", "binary")
     return unpack_codes(keys) if widens else _codes_as(keys, vectors.dtype)
@@ -240,7 +240,7 @@ def _codes_as(keys: ScanKeys, dtype: torch.dtype) -> Tensor:
 
 
 def _kernel_takes(arithmetic: Arithmetic, width: int) -> bool:
-    return native.can_multiply(_DTYPES[arithmetic], width)
+    return scans.can_multiply(_DTYPES[arithmetic], width)
 
 
 def _fastest_way(choices: tuple[Arithmetic, ...], width: int) -> tuple[Arithmetic, bool]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError, ShapeError
-from memsparse.ops import native, triton_scan
+from memsparse.ops import triton_scan
+from memsparse.ops.native import library, scans
 from memsparse.ops.products import (
     FINER,
     BestProducts,
@@ -109,8 +110,8 @@ class Scan:
         if len(asking) and len(keys):
             products, factors = self._products(keys)
             part = bounds if len(asking) == len(routing_q) else bounds[:, :, asking]
-            in_c = keys.device.type == "cpu" and native.is_built()
-            raise_bounds = native.raise_bounds if in_c else _raise_bounds
+            in_c = keys.device.type == "cpu" and library.is_built()
+            raise_bounds = scans.raise_bounds if in_c else _raise_bounds
             for start in range(0, len(keys), self._tile):
                 here = keys.narrow(start, min(self._tile, len(keys) - start))
                 owners = doc_of_chunk[start : start + self._tile].contiguous()
@@ -157,7 +158,7 @@ def _raise_bounds(
     rounded_sum: float,
     bounds_2NB: Tensor,
 ) -> None:
-    """Raise lower and upper bounds of documents to those of their chunks: as `native.raise_bounds`."""
+    """Raise lower and upper bounds of documents to those of their chunks: as `scans.raise_bounds`."""
     runs = torch.unique_consecutive(doc_of_chunk, return_counts=True)
     interval = _interval(best_MB, keys, units_B, of_errors_B, of_norms_B, rounded_sum)
     for bound_NB, of_chunk_MB in zip(bounds_2NB, interval, strict=True):

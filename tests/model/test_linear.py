@@ -3,22 +3,22 @@ import torch
 from torch import Tensor, nn
 
 from memsparse.model.linear import Linear
-from memsparse.ops import native
+from memsparse.ops.native import layers
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that our own kernel was given."""
-    if not native.has_bfloat16():
+    if not layers.has_bfloat16():
         pytest.skip("no such kernel here")
     given: list[tuple[int, ...]] = []
-    multiply = native.linear
+    multiply = layers.linear
 
     def spy(tokens: Tensor, weight: Tensor) -> Tensor:
         given.append(tuple(tokens.shape))
         return multiply(tokens, weight)
 
-    monkeypatch.setattr(native, "linear", spy)
+    monkeypatch.setattr(layers, "linear", spy)
     return given
 
 

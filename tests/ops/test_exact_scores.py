@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops import native
 from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.native import scans
 
 INF = float("inf")
 
@@ -16,8 +16,8 @@ INF = float("inf")
 @pytest.fixture(params=["kernel", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "torch":
-        monkeypatch.setattr(native, "can_score", lambda _: False)
-    elif not native.can_score([torch.zeros(1, 1)]):
+        monkeypatch.setattr(scans, "can_score", lambda _: False)
+    elif not scans.can_score([torch.zeros(1, 1)]):
         pytest.skip("no kernel here")
     return str(request.param)
 
@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr(native, "_EXACT_SHARE", 1)
+    monkeypatch.setattr(scans, "_EXACT_SHARE", 1)
     yield
     torch.set_num_threads(threads)
 
@@ -134,8 +134,8 @@ def test_nothing_to_score() -> None:
 
 def test_keys_that_do_not_lie_together_are_scored_by_torch() -> None:
     wide = torch.randn(6, 10)
-    assert not native.can_score([wide[:, :4]])
-    assert not native.can_score([torch.zeros(2, 4).half()])
+    assert not scans.can_score([wide[:, :4]])
+    assert not scans.can_score([torch.zeros(2, 4).half()])
     q, zero = torch.randn(1, 2, 4), torch.zeros(1, 1).long()
     mask, six = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[6]])
     found, _ = score_stored(q, mask, [wide[:, :4]], zero, zero, six)

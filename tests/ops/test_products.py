@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ConfigError
-from memsparse.ops import native, products
+from memsparse.ops import products
+from memsparse.ops.native import scans
 from memsparse.ops.products import (
     EXACT,
     FINER,
@@ -41,7 +42,7 @@ def _fresh_trials():
 
 @pytest.fixture
 def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+    monkeypatch.setattr(scans, "can_multiply", lambda *_: False)
 
 
 @pytest.mark.parametrize(("key_format", "arithmetic"), PAIRS)
@@ -160,34 +161,34 @@ def test_best_products_are_the_best_of_all_products(
 def test_the_kernel_multiplies_what_it_takes() -> None:
     for arithmetic in ("int8", "bf16", "float32"):
         for width in (66, 1024):
-            taken = native.can_multiply(products._DTYPES[arithmetic], width)
+            taken = scans.can_multiply(products._DTYPES[arithmetic], width)
             assert products.kernel_multiplies(arithmetic, width) == taken
 
 
 def test_a_kernel_that_is_wrong_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native.can_multiply(torch.bfloat16, 1024):
+    if not scans.can_multiply(torch.bfloat16, 1024):
         pytest.skip("no kernel here")
-    multiply = native.best_products
-    monkeypatch.setattr(native, "best_products", lambda *arguments: multiply(*arguments) * 1.01)
+    multiply = scans.best_products
+    monkeypatch.setattr(scans, "best_products", lambda *arguments: multiply(*arguments) * 1.01)
     assert not products.kernel_multiplies("bf16", 1024)
 
 
 def test_widths_of_another_kernel_have_a_trial_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native.can_multiply(torch.int8, 1024):
+    if not scans.can_multiply(torch.int8, 1024):
         pytest.skip("no kernel here")
-    multiply = native.best_products
+    multiply = scans.best_products
 
-    def wrong_between_tiles(keys: Tensor, vectors: native.Vectors) -> Tensor:
+    def wrong_between_tiles(keys: Tensor, vectors: scans.Vectors) -> Tensor:
         return multiply(keys, vectors) * (1.0 if keys.shape[1] % 64 == 0 else 1.01)
 
-    monkeypatch.setattr(native, "best_products", wrong_between_tiles)
+    monkeypatch.setattr(scans, "best_products", wrong_between_tiles)
     assert products.kernel_multiplies("int8", 128)
     assert not products.kernel_multiplies("int8", 100)
 
 
 def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch's integers saturate, keys that only torch can multiply are not multiplied as integers."""
-    if not native.can_multiply(torch.int8, 1024):
+    if not scans.can_multiply(torch.int8, 1024):
         pytest.skip("no kernel here")
     right = torch._int_mm
 
@@ -195,12 +196,12 @@ def test_a_width_the_kernel_does_not_take_has_a_trial_of_its_own(monkeypatch: py
         return right(k, q, **out).clamp_(-(2**15), 2**15)
 
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert not native.can_multiply(torch.int8, 66)
+    assert not scans.can_multiply(torch.int8, 66)
     assert fastest_arithmetic("int8", 66, CPU) != "int8"
     assert fastest_arithmetic("int8", 1024, CPU) in EXACT["int8"]
     assert products.kernel_multiplies("int8", 1024)
 
 
 def test_without_a_kernel_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "can_multiply", lambda *_: False)
+    monkeypatch.setattr(scans, "can_multiply", lambda *_: False)
     assert not any(products.kernel_multiplies(a, 1024) for a in ("int8", "bf16", "float32"))

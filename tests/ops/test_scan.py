@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memsparse.errors import ConfigError, ShapeError
-from memsparse.ops import certificate, native, products, reference, scan
+from memsparse.ops import certificate, products, reference, scan
 from memsparse.ops.certificate import certify, score_promising
+from memsparse.ops.native import library, scans
 from memsparse.ops.products import EXACT, FINER, Arithmetic
 from memsparse.ops.quantization import KeyFormat, quantize_keys
 from memsparse.ops.routing import RoutingRule, document_scores, top_documents
@@ -295,9 +296,9 @@ def test_the_trials_choose_for_the_scan() -> None:
 def _multiplier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test of a scan holds with our kernel, where there is one, and without it."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "can_multiply", lambda *_: False)
-        monkeypatch.setattr(native, "is_built", lambda: False)
-    elif native.can_multiply(torch.float32, 8):
+        monkeypatch.setattr(scans, "can_multiply", lambda *_: False)
+        monkeypatch.setattr(library, "is_built", lambda: False)
+    elif scans.can_multiply(torch.float32, 8):
         monkeypatch.setattr(products, "kernel_multiplies", products._kernel_takes)
     else:
         pytest.skip("no kernel here")

@@ -1,0 +1,137 @@
+"""The compiled functions, the threads they work on, and what they say when they do not."""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memsparse.errors import ShapeError
+
+LIBRARY = Path(__file__).with_name("scan.kernel")
+VERSION = 12
+"""Of the library's functions; one of another version is not used."""
+KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
+"""What C calls keys of a dtype that meet tokens of the same."""
+TILED = {torch.int8: 4, torch.bfloat16: 5}
+"""The same by tiles (AMX), where the processor has them and rows are whole ones."""
+_NO_MEMORY, _OUTSIDE, MIXED, _RUN_OUTSIDE = 2, 3, 4, 5
+"""Problems that C reports; MIXED is that documents do not ascend, for which it has no way."""
+RUN_OUTSIDE = "a run does not lie in its block"
+
+
+def has_threads() -> bool:
+    """Whether work can be shared among torch's threads."""
+    return _work_at_once() is not None
+
+
+def is_built() -> bool:
+    """Whether there is a library."""
+    return library_or_none() is not None
+
+
+def has_tiles(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies such numbers by tiles (AMX), and the system lets it."""
+    library = library_or_none()
+    return library is not None and dtype in TILED and bool(library.memsparse_can_multiply(TILED[dtype]))
+
+
+def threads_for(work: int, least: int) -> tuple[int | None, int]:
+    """What has threads work at once, and how many of them, each with at least so much of the work."""
+    return _work_at_once(), max(1, min(torch.get_num_threads(), work // least))
+
+
+def check(problem: int) -> None:
+    """Raise what a call of C reports."""
+    if problem == _NO_MEMORY:
+        raise MemoryError("for what a kernel works with besides what it is given")
+    if problem == _OUTSIDE:
+        raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
+    if problem == _RUN_OUTSIDE:
+        raise ShapeError(RUN_OUTSIDE)
+    if problem:
+        raise RuntimeError("no kernel for this processor")
+
+
+def loaded() -> ctypes.CDLL:
+    """The library, which there must be."""
+    library = library_or_none()
+    assert library is not None
+    return library
+
+
+def is_readable(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether C may take a tensor's memory for what it expects."""
+    found = tensor.dtype, tuple(tensor.shape), tensor.device.type
+    return found == (dtype, shape, "cpu") and tensor.is_contiguous()
+
+
+@cache
+def library_or_none() -> ctypes.CDLL | None:
+    """The compiled functions; None where there are none, or they are another machine's or version's."""
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        if library.memsparse_version() != VERSION:
+            return None
+    except (OSError, AttributeError):
+        return None
+    long, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    product: list[Any] = [ctypes.c_int, pointer, long, long, pointer, long, pointer, long]
+    of_chunks: list[Any] = [long, *[pointer] * 7]
+    threads: list[Any] = [pointer, ctypes.c_int, long]
+    library.memsparse_can_multiply.argtypes = [ctypes.c_int]
+    library.memsparse_has_bfloat16.argtypes = [ctypes.c_int]
+    library.memsparse_linear.argtypes = [
+        *(pointer, long, pointer, long, long, pointer, ctypes.c_int),
+        *threads[:2],
+    ]
+    library.memsparse_attend.argtypes = [
+        *(pointer, long, long, long, long, real, ctypes.c_int),
+        *threads[:2],
+    ]
+    library.memsparse_round_tokens.argtypes = [
+        *(ctypes.c_int, pointer, long, pointer, long),
+        *(pointer, pointer, pointer, pointer),
+    ]
+    library.memsparse_raise_best_products.argtypes = [*product, pointer, *threads]
+    library.memsparse_scan.argtypes = [*product, *of_chunks, real, pointer, pointer, *threads]
+    library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]
+    library.memsparse_score_stored.argtypes = [
+        *(ctypes.c_int, long, pointer, pointer, long),
+        *(pointer, pointer, long, pointer, pointer, pointer),
+        *(long, pointer, pointer),
+        *threads[:2],
+    ]
+    return library
+
+
+@cache
+def _openmp() -> int | None:
+    """Address of what has torch's own OpenMP threads work at once; None where torch has others.
+
+    Threads of our own would compete with torch's, which wait for their next work without going to sleep: on
+    two cores both of ours were put on one for milliseconds in every other scan.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
+
+
+def _work_at_once() -> int | None:
+    return None if _forked else _openmp()
+
+
+_forked = False
+"""Whether this is a forked process, in which OpenMP may wait for threads that only its parent has."""
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)

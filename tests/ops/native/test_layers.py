@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch import Tensor
+
+from memsparse.errors import ShapeError
+from memsparse.ops.attention import causal_attention
+from memsparse.ops.native import layers, library
+
+
+@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
+def _bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model does in bfloat16, by each kernel there is for it."""
+    if not layers.has_bfloat16() or (request.param and not library.has_tiles(torch.bfloat16)):
+        pytest.skip("no such kernel here")
+    if not request.param:
+        monkeypatch.setattr(library, "TILED", {})
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape).bfloat16()
+
+
+@pytest.mark.parametrize("width", [32, 192])
+@pytest.mark.parametrize("outputs", [32, 96])
+@pytest.mark.usefixtures("_bfloat16")
+def test_a_linear_layer_makes_the_same_of_a_token_in_any_company(outputs: int, width: int) -> None:
+    torch.manual_seed(outputs + width)
+    tokens, weight = normal(70, width), normal(outputs, width)
+    all_of_them = layers.linear(tokens, weight)
+    exact = tokens.double() @ weight.double().T
+    torch.testing.assert_close(all_of_them.double(), exact, atol=1e-4, rtol=2.0**-8)
+    for count in (0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65):
+        assert torch.equal(layers.linear(tokens[:count], weight), all_of_them[:count])
+        assert torch.equal(layers.linear(tokens[70 - count :], weight), all_of_them[70 - count :])
+    apart = torch.zeros(70, 2 * width, dtype=torch.bfloat16)
+    apart[:, :width] = tokens
+    assert torch.equal(layers.linear(apart[:, :width], weight), all_of_them)
+
+
+@pytest.mark.usefixtures("_bfloat16", "_two_threads")
+def test_threads_share_a_linear_layer() -> None:
+    tokens, weight = normal(3000, 512), normal(256, 512)
+    both = layers.linear(tokens, weight)
+    torch.set_num_threads(1)
+    assert torch.equal(layers.linear(tokens, weight), both)
+
+
+@pytest.mark.usefixtures("_bfloat16")
+def test_a_linear_layer_that_does_not_fit_is_refused() -> None:
+    tokens, weight = normal(4, 64), normal(32, 64)
+    for bad_tokens, bad_weight in (
+        (tokens.float(), weight),
+        (tokens, weight.float()),
+        (tokens[:, :32], weight),
+        (tokens, weight[:31]),
+        (normal(4, 40), normal(32, 40)),
+        (tokens, normal(64, 32).T),
+        (tokens.to("meta"), weight),
+    ):
+        with pytest.raises(ShapeError, match="of one width, and multiples of 32"):
+            layers.linear(bad_tokens, bad_weight)
+
+
+@pytest.mark.parametrize("has_bias", [False, True], ids=["free", "biased"])
+@pytest.mark.parametrize(
+    ("tokens", "keys", "heads", "groups", "width"),
+    [
+        (1, 1, 1, 1, 32),
+        (1, 70, 4, 2, 64),
+        (5, 31, 8, 1, 32),
+        (16, 32, 2, 2, 64),
+        (33, 33, 3, 1, 32),
+        (17, 97, 6, 2, 96),
+    ],
+)
+@pytest.mark.usefixtures("_bfloat16")
+def test_requests_attend_as_in_float64(
+    tokens: int, keys: int, heads: int, groups: int, width: int, has_bias: bool
+) -> None:
+    torch.manual_seed(tokens + keys)
+    q, k, v = normal(tokens, heads, width), normal(groups, keys, width), normal(groups, keys, width)
+    bias = 4 * torch.randn(keys) if has_bias else None
+    attended = layers.attend([q], [(k, v, bias)], width**-0.5)
+    exact = causal_attention(q.double(), k.double(), v.double(), bias_S=bias, scale=width**-0.5)
+    torch.testing.assert_close(attended.double(), exact, atol=2.0**-7, rtol=2.0**-7)
+
+
+@pytest.mark.usefixtures("_bfloat16", "_two_threads")
+def test_requests_attend_alone_as_in_company() -> None:
+    torch.manual_seed(2)
+    row = normal(200, 4, 64)  # the queries of a row, of which requests have their shares
+    queries, keys = [], []
+    for at, (tokens, seen) in enumerate([(1, 40), (60, 60), (7, 300), (30, 64)]):
+        queries.append(row[sum(map(len, queries)) :][:tokens])
+        room = normal(2, 2, seen + 9, 64)  # longer than what is seen, as a cache is
+        keys.append((room[0, :, :seen], room[1, :, :seen], torch.randn(seen) if at % 2 else None))
+    together = layers.attend(queries, keys, 0.125)
+    assert together.shape == (98, 4, 64)
+    torch.set_num_threads(1)
+    alone = [layers.attend([q], [key], 0.125) for q, key in zip(queries, keys, strict=True)]
+    assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.usefixtures("_bfloat16")
+def test_what_lies_behind_the_keys_does_not_matter() -> None:
+    torch.manual_seed(3)
+    q, k, v = normal(9, 2, 32), normal(1, 64, 32), normal(1, 64, 32)
+    clean = layers.attend([q], [(k[:, :45], v[:, :45], None)], 0.2)
+    k[:, 45:] = v[:, 45:] = float("nan")
+    assert torch.equal(layers.attend([q], [(k[:, :45], v[:, :45], None)], 0.2), clean)
+
+
+@pytest.mark.usefixtures("_bfloat16")
+def test_extremes_of_a_softmax() -> None:
+    q, v = torch.ones(1, 1, 32).bfloat16(), torch.arange(96.0).bfloat16().view(1, 3, 32)
+    k = torch.tensor([-3e38, 0.0, 3e4]).bfloat16()[None, :, None].expand(1, 3, 32).contiguous()
+    assert torch.equal(layers.attend([q], [(k, v, None)], 1.0)[0, 0], v[0, 2])
+    even = layers.attend([q], [(torch.zeros_like(k), v, None)], 1.0)[0, 0]
+    assert torch.equal(even, v[0].float().mean(0).bfloat16())
+    one_hidden = layers.attend([q], [(torch.zeros_like(k), v, torch.tensor([0, -1e4, 0]))], 1.0)[0, 0]
+    assert torch.equal(one_hidden, v[0, ::2].float().mean(0).bfloat16())
+    assert layers.attend([q], [(torch.full_like(k, float("nan")), v, None)], 1.0).isnan().all()
+
+
+@pytest.mark.usefixtures("_bfloat16")
+def test_requests_that_do_not_fit_are_refused() -> None:
+    q, k, v = normal(3, 4, 32), normal(2, 8, 32), normal(2, 8, 32)
+    for queries, keys in (
+        (q.float(), (k, v, None)),
+        (q, (k.float(), v, None)),
+        (q[:, :3], (k, v, None)),
+        (q, (k[:, :2], v[:, :2], None)),
+        (q, (k, v[:, :7], None)),
+        (q, (k, v, torch.zeros(7))),
+        (q, (k, v, torch.zeros(8, dtype=torch.float64))),
+        (q[:0], (k, v, None)),
+        (q.transpose(0, 1).contiguous().transpose(0, 1), (k, v, None)),
+        (normal(3, 4, 40), (normal(2, 8, 40), normal(2, 8, 40), None)),
+    ):
+        with pytest.raises(ShapeError, match="rows in one piece"):
+            layers.attend([queries], [keys], 1.0)
