@@ -171,6 +171,46 @@ def test_whoever_is_through_takes_the_next(engine: MemoryEngine, single: MemoryE
     assert engine._workers._has == [0, 0]
 
 
+class Ledger:
+    """A worker that writes down what it is asked."""
+
+    def __init__(self, *, is_lost: bool = False) -> None:
+        self.is_lost = is_lost
+        self.futures: dict[str, Future[Answer]] = {}
+
+    def ask(self, questions: Sequence[str], *view: Any) -> list[Future[Answer]]:
+        self.futures |= {question: Future() for question in questions}
+        return [self.futures[question] for question in questions]
+
+
+def test_this_process_takes_from_the_front_and_workers_from_the_back() -> None:
+    worker, has = Ledger(), [0, 0]
+    call = workers_module._Call("abcdef", None, 1, has, threading.Lock())
+    call.begin([worker], most=2)
+    assert list(worker.futures) == ["b", "d"]
+    assert call.left() == [0, 2, 4, 5]
+    assert call.takes(0)
+    worker.futures["b"].set_exception(InputError("unanswerable"))
+    assert list(worker.futures) == ["b", "d", "f"]
+    assert call.left() == [2, 4]
+    assert not call.takes(5)
+    assert has == [3, 3]
+    call.end()
+    assert has == [0, 0]
+
+
+def test_a_lost_worker_is_given_nothing() -> None:
+    lost, worker, has = Ledger(is_lost=True), Ledger(), [0, 0, 0]
+    call = workers_module._Call("abcd", None, 1, has, threading.Lock())
+    call.begin([lost, worker], most=9)
+    assert not lost.futures
+    assert list(worker.futures) == ["b", "d"]
+    worker.is_lost = True
+    worker.futures["b"].set_exception(WorkerLostError("gone"))
+    assert call.left() == [0, 2]
+    assert isinstance(call.elsewhere[1].exception(), WorkerLostError)
+
+
 def test_a_question_of_an_idle_worker_does_not_wait_for_this_process(engine: MemoryEngine) -> None:
     inside, outside = threading.Event(), threading.Event()
 
