@@ -250,23 +250,21 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    folder = Path(__file__).resolve().parent
+    """The commit this runs from, and whether files were changed since, results aside."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     try:
-        git = ["git", "-C", str(folder)]
-        inside = subprocess.run(
-            [*git, "ls-files", Path(__file__).name], capture_output=True, text=True, check=False
-        )
-        if not inside.stdout.strip():  # installed: whatever repository lies around it is not ours
+        if not git("ls-files", here.name).stdout.strip():  # whatever repository lies around it is not ours
             return f"installed {__version__}"
-        done = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        commit = git("describe", "--always", "--abbrev=10", "--exclude=*").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)benchmarks/results").returncode
     except OSError:
         return f"installed {__version__}"
-    return done.stdout.strip() or f"installed {__version__}"
+    return commit + "-dirty" * (changed == 1) if commit else f"installed {__version__}"
 
 
 def _device(device: torch.device | None) -> str:

@@ -1,10 +1,13 @@
 import gzip
 import json
+import shutil
+import subprocess
 
 import pytest
 import torch
 
 from memsparse.errors import InputError
+from memsparse.evaluation import results
 from memsparse.evaluation.results import (
     RecordFile,
     by_system,
@@ -112,6 +115,28 @@ def test_an_environment_says_what_a_figure_depends_on():
     assert json.loads(json.dumps(told)) == told
     assert "threads" in told["device"] or told["device"]
     assert f"{torch.get_num_threads()} threads" in environment(torch.device("cpu"))["device"]
+
+
+def test_a_commit_is_changed_by_code_and_not_by_results(tmp_path, monkeypatch):
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    source, result = tmp_path / "pkg/results.py", tmp_path / "benchmarks/results/x.json"
+    for path in (source, result):
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
+    monkeypatch.setattr(results, "__file__", str(source))
+    assert results._commit().startswith("installed ")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert results._commit().startswith("installed ")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    commit = results._commit()
+    assert len(commit) == 10
+    result.unlink()
+    assert results._commit() == commit
+    source.write_text("2")
+    assert results._commit() == f"{commit}-dirty"
 
 
 def test_settings_of_a_run_without_records_do_not_bind(tmp_path):

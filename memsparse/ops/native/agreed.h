@@ -1,4 +1,4 @@
-/* Numbers that Python and C agree upon; `__init__.py` has them too. */
+/* Numbers that Python and C agree upon; `library.py` has them too. */
 
 #ifndef MEMSPARSE_AGREED_H
 #define MEMSPARSE_AGREED_H

@@ -19,7 +19,7 @@
 #include "agreed.h"
 #include "threads.h"
 
-/* Raised with every change of what Python calls, and with VERSION in __init__.py: an old library is not used. */
+/* Raised with every change of what Python calls, and with VERSION in library.py: an old library is not used. */
 int memsparse_version(void)
 {
     return 12;
