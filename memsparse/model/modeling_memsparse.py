@@ -17,13 +17,13 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from memsparse.errors import InputError, ShapeError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.configuration_memsparse import MemSparseConfig
-from memsparse.model.linear import Linear
 from memsparse.model.memory import LayerChunks
+from memsparse.model.modules import Linear, RMSNorm, rotate, silu_gate
 from memsparse.model.requests import RequestBatch
 from memsparse.ops.attention import causal_mask, memory_attention
 from memsparse.ops.pooling import pool_chunks
@@ -61,8 +61,8 @@ class MemSparseAttention(nn.Module):
         self.v_proj = Linear(config.hidden_size, kv_heads, bias=config.attention_bias)
         self.o_proj = Linear(heads, config.hidden_size, bias=config.attention_output_bias)
         if config.qk_norm:
-            self.q_norm = Qwen3RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = Qwen3RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.is_memory_layer = layer_idx in (config.memory_layers or [])
         if self.is_memory_layer:
             self.rule = config.routing_rule()
@@ -95,7 +95,7 @@ class MemSparseAttention(nn.Module):
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         v = self.v_proj(hidden_states).unflatten(2, heads)
-        q, k = apply_rotary_pos_emb(q, k, *position_embeddings, unsqueeze_dim=2)
+        q, k = rotate(q, k, *position_embeddings)
 
         chunks = None
         if self.is_memory_layer and document_lengths is not None:
@@ -189,11 +189,13 @@ class MemSparseMLP(nn.Module):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.is_silu = config.hidden_act == "silu"
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, hidden) -> (B, T, hidden)."""
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))  # type: ignore[no-any-return]
+        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
+        return self.down_proj(silu_gate(gate, up) if self.is_silu else self.act_fn(gate) * up)  # type: ignore[no-any-return]
 
 
 class MemSparseDecoderLayer(GradientCheckpointingLayer):
@@ -203,8 +205,8 @@ class MemSparseDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = MemSparseAttention(config, layer_idx)
         self.mlp = MemSparseMLP(config)
-        self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
         self, hidden_states: Tensor, last_rows: Tensor | None = None, **kwargs: Any
@@ -252,9 +254,9 @@ class MemSparseModel(MemSparsePreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         if config.embedding_norm:
-            self.embed_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.embed_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.layers = nn.ModuleList(MemSparseDecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]

@@ -24,9 +24,7 @@ struct request {
 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
-#include "bfloat16.h"
-
-static const float LOG2_E = 0x1.715476p0f;
+#include "products.h"
 
 struct work {
     const struct request *requests;
@@ -92,24 +90,6 @@ TARGET static void lay_queries(
                 first + row < used ? of->q + place_of(work, group, begin + first + row, of->q_token) : NULL;
         lay_vector(rows, work->width * SIZE, to);
     }
-}
-
-/* 2 to the power of what is 0 or less; the error is below 3e-6 of it, and what is not a number stays so. What would
-   be subnormal is 0: such results take a processor a hundred times as long. */
-TARGET static inline __m512 power_of_two(__m512 exponent)
-{
-    const __m512 least = _mm512_set1_ps(-126);
-    const __mmask16 counts = _mm512_cmp_ps_mask(exponent, least, _CMP_NLT_UQ);
-    exponent = _mm512_max_ps(least, exponent);
-    const __m512 whole = _mm512_roundscale_ps(exponent, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(exponent, whole);
-    __m512 sum = _mm512_set1_ps(0x1.5d87fep-10f); /* ln(2)^k / k!, k from 5 to 0 */
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0x1.3b2ab6p-7f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0x1.c6b08ep-5f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0x1.ebfbep-3f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0x1.62e43p-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1));
-    return _mm512_maskz_scalef_ps(counts, sum, whole);
 }
 
 /* What rows of queries share: sees[lane] is the last key that a row sees. */

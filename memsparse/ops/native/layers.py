@@ -1,4 +1,4 @@
-"""Of a model in bfloat16: linear layers, and requests that attend to their own keys.
+"""Of a model in bfloat16: linear layers, requests that attend to their own keys, changes of every token.
 
 N tokens, K inputs and O outputs of a layer; T tokens of a request, S keys, H query heads, G kv heads, D
 head_dim.
@@ -21,6 +21,10 @@ _MULTIPLIED = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
 _ATTENDED = 2**18
 """Those of attention, likewise."""
+_CHANGED = 2**17
+"""Numbers a thread changes, likewise."""
+_NORM, _ROTATION, _GATE = range(3)
+"""What C calls these changes."""
 
 
 def has_bfloat16() -> bool:
@@ -141,3 +145,92 @@ def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
     )
     check(problem)
     return out
+
+
+def can_change(*rows: Tensor) -> bool:
+    """Whether `rms_norm`, `rotate` and `gate` take such tensors (..., width) here."""
+    return has_bfloat16() and all(
+        each.dtype == torch.bfloat16
+        and each.is_cpu
+        and each.shape[-1] % _COLUMNS == 0
+        and each.is_contiguous()
+        for each in rows
+    )
+
+
+def rms_norm(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Rows (..., D) over the root of their mean square, rounded, times weights (D,).
+
+    Args:
+        rows, weight: such as `can_change` takes.
+
+    Raises: ShapeError for others.
+    """
+    if not can_change(rows, weight) or weight.shape != rows.shape[-1:]:
+        raise _unchangeable(rows, weight)
+    return _changed(_NORM, rows, weight, epsilon=epsilon)
+
+
+def rotate(rows: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rows (..., H, D) turned to their positions: x cos + (-x2, x1) sin, x1 and x2 the halves of a row.
+
+    Args:
+        rows: such as `can_change` takes.
+        cosines, sines: (..., D), likewise; of a token's heads the same.
+
+    Raises: ShapeError for others.
+    """
+    tokens = rows.shape[:-2] + rows.shape[-1:]
+    if not can_change(rows, cosines, sines) or not cosines.shape == sines.shape == tokens:
+        raise _unchangeable(rows, cosines, sines)
+    return _changed(_ROTATION, rows, cosines, sines, heads=rows.shape[-2])
+
+
+def gate(rows: Tensor, passed: Tensor) -> Tensor:
+    """What a feed-forward lets through: SiLU of rows (..., D), rounded, times others of that shape.
+
+    Args:
+        rows, passed: such as `can_change` takes.
+
+    Raises: ShapeError for others.
+    """
+    if not can_change(rows, passed) or passed.shape != rows.shape:
+        raise _unchangeable(rows, passed)
+    return _changed(_GATE, rows, passed)
+
+
+def _changed(
+    what: int,
+    rows: Tensor,
+    first: Tensor,
+    second: Tensor | None = None,
+    *,
+    heads: int = 1,
+    epsilon: float = 0,
+) -> Tensor:
+    out = torch.empty_like(rows)
+    if not out.numel():
+        return out
+    width = rows.shape[-1]
+    problem = loaded().memsparse_change_tokens(
+        what,
+        rows.data_ptr(),
+        rows.numel() // width,
+        width,
+        heads,
+        first.data_ptr(),
+        None if second is None else second.data_ptr(),
+        epsilon,
+        out.data_ptr(),
+        *threads_for(rows.numel(), _CHANGED),
+    )
+    check(problem)
+    return out
+
+
+def _unchangeable(*given: Tensor) -> ShapeError:
+    told = ", ".join(f"{tuple(each.shape)} {each.dtype}" for each in given)
+    return ShapeError(
+        f"rows and what changes them are {told}; pass bfloat16 on the CPU, in one piece, that fit, of a "
+        f"width that is a multiple of {_COLUMNS}"
+    )

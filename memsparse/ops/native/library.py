@@ -12,7 +12,7 @@ from torch import Tensor
 from memsparse.errors import ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 12
+VERSION = 13
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
@@ -90,6 +90,10 @@ def library_or_none() -> ctypes.CDLL | None:
     ]
     library.memsparse_attend.argtypes = [
         *(pointer, long, long, long, long, real, ctypes.c_int),
+        *threads[:2],
+    ]
+    library.memsparse_change_tokens.argtypes = [
+        *(ctypes.c_int, pointer, long, long, long, pointer, pointer, real, pointer),
         *threads[:2],
     ]
     library.memsparse_round_tokens.argtypes = [

@@ -11,7 +11,7 @@
 #include "threads.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
-#include "bfloat16.h"
+#include "products.h"
 
 #define PANEL (1 << 20) /* bytes of tokens that meet all weights before the next do: part of an L2 cache */
 

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
 
 from memsparse.errors import ShapeError
 from memsparse.ops.attention import causal_attention
@@ -139,3 +141,101 @@ def test_requests_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ShapeError, match="rows in one piece"):
             layers.attend([queries], [keys], 1.0)
+
+
+@pytest.fixture
+def _kernel() -> None:
+    if not layers.has_bfloat16():
+        pytest.skip("no such kernel here")
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    """Equal but for single roundings to a neighbour."""
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=2.0**-6, atol=2.0**-126)
+    assert (found == wanted).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (3, 1, 5, 64), (2, 700, 192), (5, 4096)])
+@pytest.mark.usefixtures("_kernel", "_two_threads")
+def test_norms_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(sum(shape))
+    theirs = Qwen3RMSNorm(shape[-1], eps=1e-5).bfloat16()
+    theirs.weight.data = normal(shape[-1])
+    rows = normal(*shape) * torch.rand(*shape[:-1], 1).exp().bfloat16()
+    with torch.no_grad():
+        found = layers.rms_norm(rows, theirs.weight, 1e-5)
+        close(found, theirs(rows))
+        assert torch.equal(layers.rms_norm(rows[-1:], theirs.weight, 1e-5), found[-1:])
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_norms_of_extremes() -> None:
+    rows = torch.zeros(4, 32).bfloat16()
+    rows[1], rows[2, 3], rows[3] = 3e38, float("nan"), 1e-30
+    found = layers.rms_norm(rows, torch.ones(32).bfloat16(), 1e-6)
+    assert not found[:2].any()  # the square of the largest numbers is no float32, as in torch
+    assert found[2].isnan().all()
+    torch.testing.assert_close(found[3].float(), torch.full((32,), 1e-27), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("tokens", "heads", "width"), [((1, 1), 1, 32), ((2, 33), 6, 64), ((1, 500), 3, 96)])
+@pytest.mark.usefixtures("_kernel", "_two_threads")
+def test_rotations_are_those_of_torch(tokens: tuple[int, int], heads: int, width: int) -> None:
+    torch.manual_seed(heads)
+    rows, angles = normal(*tokens, heads, width), 6 * torch.rand(*tokens, width)
+    turned = angles.cos().bfloat16(), angles.sin().bfloat16()
+    wanted, _ = apply_rotary_pos_emb(rows, rows, *turned, unsqueeze_dim=2)
+    assert torch.equal(layers.rotate(rows, *turned), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (2, 3, 96), (700, 512)])
+@pytest.mark.usefixtures("_kernel", "_two_threads")
+def test_gates_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(shape[-1])
+    rows, passed = 8 * normal(*shape), normal(*shape)
+    close(layers.gate(rows, passed), silu(rows) * passed)
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_gates_of_extremes() -> None:
+    inf = float("inf")
+    rows = torch.tensor([0.0, -0.0, 3e38, -3e38, inf, float("nan"), 90.0, -90.0]).repeat(4).bfloat16()
+    ones = torch.ones_like(rows)
+    torch.testing.assert_close(
+        layers.gate(rows, ones).float(), silu(rows.float()), rtol=2.0**-7, atol=1e-30, equal_nan=True
+    )
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_changes_that_do_not_fit_are_refused() -> None:
+    rows, weight, turned = normal(4, 2, 64), normal(64), normal(4, 64)
+    for bad in (
+        rows.float(),
+        rows[..., :40].contiguous(),
+        rows.transpose(0, 1),
+        rows[..., ::2],
+        rows.to("meta"),
+    ):
+        with pytest.raises(ShapeError, match="a width that is a multiple of 32"):
+            layers.rms_norm(bad, weight[: bad.shape[-1]], 1e-6)
+        with pytest.raises(ShapeError, match="a width that is a multiple of 32"):
+            layers.gate(bad, bad)
+        with pytest.raises(ShapeError, match="a width that is a multiple of 32"):
+            layers.rotate(bad, turned, turned)
+    for run in (
+        lambda: layers.rms_norm(rows, weight[:32], 1e-6),
+        lambda: layers.gate(rows, rows[:3]),
+        lambda: layers.rotate(rows, turned, turned[:3]),
+        lambda: layers.rotate(rows, turned[:3], turned[:3]),
+        lambda: layers.rotate(rows, turned[:, :32].contiguous(), turned),
+    ):
+        with pytest.raises(ShapeError, match="that fit"):
+            run()
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_nothing_is_changed_to_nothing() -> None:
+    none, turned = normal(0, 2, 64), normal(0, 64)
+    assert layers.rms_norm(none, normal(64), 1e-6).shape == (0, 2, 64)
+    assert layers.gate(none, none).shape == (0, 2, 64)
+    assert layers.rotate(none, turned, turned).shape == (0, 2, 64)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memsparse.model.linear import Linear
+from memsparse.model.modules import Linear, RMSNorm, rotate, silu_gate
 from memsparse.ops.native import layers
 
 
@@ -71,3 +71,46 @@ def test_a_token_is_the_same_in_any_company(calls: list[tuple[int, ...]]) -> Non
         for count in (1, 31, 64, 333):
             assert torch.equal(ours(tokens[:count]), all_of_them[:count])
     assert len(calls) == 5
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What our own kernels were asked to do to tokens."""
+    if not layers.has_bfloat16():
+        pytest.skip("no such kernel here")
+    given: list[str] = []
+    for name in ("rms_norm", "rotate", "gate"):
+        run = getattr(layers, name)
+        monkeypatch.setattr(layers, name, lambda *each, name=name, run=run: given.append(name) or run(*each))
+    return given
+
+
+def changed(dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(1)
+    norm, rows = RMSNorm(64, eps=1e-6).to(dtype), torch.randn(2, 5, 3, 64).to(dtype)
+    angles = torch.rand(2, 5, 64)
+    q, k = rotate(rows, rows[:, :, :1].contiguous(), angles.cos().to(dtype), angles.sin().to(dtype))
+    return [norm(rows), q, k, silu_gate(rows, rows.flip(0))]
+
+
+def test_our_kernels_change_tokens_as_torch_does(changes: list[str]) -> None:
+    with torch.inference_mode():
+        ours, exact = changed(torch.bfloat16), changed(torch.float32)
+    for found, wanted in zip(ours, exact, strict=True):
+        torch.testing.assert_close(found.float(), wanted, atol=0.05, rtol=0.02)
+    assert changes == ["rotate", "rotate", "rms_norm", "gate"]
+
+
+def test_torch_changes_what_learns_what_is_compiled_and_what_does_not_fit(
+    changes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert changed(torch.bfloat16)[0].requires_grad
+    with torch.no_grad():
+        turned = torch.ones(1, 5, 64).bfloat16()  # for every row of a batch
+        rows = torch.ones(2, 5, 3, 64).bfloat16()
+        assert rotate(rows, rows, turned, turned)[0].shape == rows.shape
+        RMSNorm(40).bfloat16()(torch.randn(2, 40).bfloat16())
+        silu_gate(rows.transpose(0, 1), rows.transpose(0, 1))
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        changed(torch.bfloat16)
+    assert changes == []

@@ -1,0 +1,61 @@
+"""What a model that answers is made of: in bfloat16, on a CPU, without gradients, our own kernels compute it.
+
+What they make of a token does not depend on how many there are, and they pass over memory once. Elsewhere the
+same is torch's.
+"""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
+
+from memsparse.ops.native import layers
+
+
+class Linear(nn.Linear):
+    """A linear layer; with torch's the last bit of some sums changes with the number of tokens."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch
+        """(..., in) -> (..., out)."""
+        if self.bias is not None or _is_torchs(input) or not layers.can_apply(self.weight, input):
+            return super().forward(input)
+        *rows, width = input.shape
+        tokens_NK = input.reshape(prod(rows), width)
+        return layers.linear(tokens_NK, self.weight).view(*rows, self.out_features)
+
+
+class RMSNorm(Qwen3RMSNorm):
+    """Rows over the root of their mean square, times weights."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if _is_torchs(hidden_states) or not layers.can_change(hidden_states, self.weight):
+            return super().forward(hidden_states)
+        return layers.rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+def rotate(q_BTHD: Tensor, k_BTGD: Tensor, cosines_BTD: Tensor, sines_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys turned to their positions."""
+    given = q_BTHD, k_BTGD, cosines_BTD, sines_BTD
+    if _is_torchs(*given) or not layers.can_change(*given) or cosines_BTD.shape[:2] != q_BTHD.shape[:2]:
+        return apply_rotary_pos_emb(*given, unsqueeze_dim=2)  # type: ignore[no-any-return]
+    turned = cosines_BTD, sines_BTD
+    return layers.rotate(q_BTHD, *turned), layers.rotate(k_BTGD, *turned)
+
+
+def silu_gate(rows: Tensor, passed: Tensor) -> Tensor:
+    """silu(rows) * passed, of one shape."""
+    if _is_torchs(rows, passed) or not layers.can_change(rows, passed):
+        return silu(rows) * passed
+    return layers.gate(rows, passed)
+
+
+def _is_torchs(*given: Tensor) -> bool:
+    """Whether our kernels must not be asked: for gradients, for a compiler, for tensors of other kinds."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or any(type(each) is not Tensor for each in given)
+    )
