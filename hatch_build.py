@@ -1,4 +1,4 @@
-"""Compiles what a scan has in C (`memsparse/ops/native`) when the package is built on Linux, if it can be.
+"""Compiles the kernels in C (`memsparse/ops/native`) when the package is built on Linux, if it can be.
 
 Without a C compiler, or where it fails, the package is built all the same, says so, and scans with torch. The
 environment's CC names another compiler than `cc`.

@@ -26,7 +26,8 @@ BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 FIRST = 64
 """Documents scored exactly before any others are looked at again, at least."""
 AGAIN = 256
-"""Documents left to score from which on they are bounded again first: below, their scores cost less."""
+"""So many documents left are bounded again before any is scored: to score fewer costs less. Where a limit
+lets not all of them be scored, fewer are bounded again, too."""
 WIDENING = 3
 """Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
 
@@ -142,7 +143,7 @@ def score_promising(
         spent += wanted
         bar = torch.cat([scores for _, scores in turns], dim=1).topk(min(k, spent), dim=1).values[:, -1:]
         left_BN = (unscored >= bar) & (unscored > -torch.inf)
-        if bound_again is not None and int(left_BN.sum(1).max()) >= AGAIN:
+        if bound_again is not None and int(left_BN.sum(1).max()) >= min(AGAIN, most - spent + 1):
             again = left_BN.any(0).nonzero()[:, 0]
             lower, upper = bound_again(again)
             lower_BN = lower_BN.index_copy(1, again, lower_BN[:, again].maximum(lower))

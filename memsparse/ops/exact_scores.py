@@ -16,7 +16,7 @@ from torch import Tensor
 from memsparse.errors import ShapeError
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.native import scans
-from memsparse.ops.native.library import RUN_OUTSIDE
+from memsparse.ops.native.library import OUTSIDE_ITS_BLOCK
 
 _ROWS = 8192
 """Chunks torch multiplies at a time."""
@@ -119,4 +119,4 @@ def _check_runs(blocks: Sequence[Tensor], block_BM: Tensor, start_BM: Tensor, co
     there = (count_BM > 0) & (block_BM >= 0) & (block_BM < len(blocks))
     ends = lengths[block_BM.add(1).where(there, 0)]
     if bool(((count_BM != 0) & ((count_BM < 0) | (start_BM < 0) | (start_BM > ends - count_BM))).any()):
-        raise ShapeError(RUN_OUTSIDE)
+        raise ShapeError(OUTSIDE_ITS_BLOCK)

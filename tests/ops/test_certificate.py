@@ -115,6 +115,21 @@ def test_few_that_are_left_are_scored_many_bounded_again(left: int) -> None:
     assert (scored.documents[0] >= 0).sum() == (certificate.FIRST if asked else exact.shape[1])
 
 
+@pytest.mark.parametrize("limit", [65, 100, 164])
+def test_what_may_not_all_be_scored_is_bounded_again(limit: int) -> None:
+    exact = torch.arange(164.0)[None]  # 100 are left after the first
+    scored = score_promising(
+        exact - 1e6,
+        exact + 1e6,
+        16,
+        lambda ranked: exact.gather(1, ranked),
+        limit=limit,
+        bound_again=lambda these: (exact[:, these] - 0.1, exact[:, these] + 0.1),
+    )
+    assert certify(scored.upper, scored.documents, scored.exact, 16)[2].all()
+    assert (scored.documents[0] >= 0).sum() == (64 if limit < 164 else 164)
+
+
 @settings(max_examples=150, deadline=None)
 @given(**CASES, share=st.floats(0, 1))
 def test_certified_means_exact_whatever_was_scored(

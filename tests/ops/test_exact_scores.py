@@ -46,7 +46,7 @@ def slow(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]) -> t
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("asking", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("width", "tokens"), [(1, 1), (8, 3), (130, 40)])
+@pytest.mark.parametrize(("width", "tokens"), [(1, 1), (8, 3), (64, 9), (64, 24), (130, 40)])
 @pytest.mark.usefixtures("way", "_two_threads")
 def test_scores_are_those_of_float64(
     dtype: torch.dtype, asking: torch.dtype, width: int, tokens: int
@@ -75,9 +75,9 @@ def test_sums_that_cancel_are_exact() -> None:
 
 @pytest.mark.usefixtures("way", "_two_threads")
 def test_nothing_depends_on_what_else_is_scored() -> None:
-    q, mask, keys = torch.randn(2, 20, 64), torch.ones(2, 20, dtype=torch.bool), torch.randn(40, 64)
+    q, mask, keys = torch.randn(2, 20, 130), torch.ones(2, 20, dtype=torch.bool), torch.randn(50, 130)
     mask[1, 7:] = False
-    start, count = torch.arange(12).view(2, 6) * 3, torch.tensor([[1, 2, 3, 4, 0, 7], [3, 3, 3, 1, 1, 1]])
+    start, count = torch.arange(12).view(2, 6) * 3, torch.tensor([[1, 9, 8, 14, 0, 7], [3, 3, 3, 1, 1, 1]])
     together = score_stored(q, mask, [keys], torch.zeros_like(start), start, count)
     for b in range(2):
         for m in range(6):

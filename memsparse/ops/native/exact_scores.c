@@ -111,11 +111,16 @@ TARGET static void raise_part(
             widen_columns(rows[row] + begin * size, work->kind, columns, room->columns[row]);
         }
         for (int row = 0; row < used; row += ROWS) {
-            const double *with = lanes + begin * LANES;
+            const double(*of)[PANEL] = room->columns + row, *with = lanes + begin * LANES;
+            __m512d(*sums)[VECTORS] = room->sums + row;
             if (count == VECTORS)
-                add_products(room->columns + row, columns, with, step, VECTORS, room->sums + row);
+                add_products(of, columns, with, step, VECTORS, sums);
+            else if (count == 3)
+                add_products(of, columns, with, step, 3, sums);
+            else if (count == 2)
+                add_products(of, columns, with, step, 2, sums);
             else
-                add_products(room->columns + row, columns, with, step, 1, room->sums + row);
+                add_products(of, columns, with, step, 1, sums);
         }
     }
     for (int row = 0; row < used; row++)
@@ -145,7 +150,7 @@ static void take_parts(void *given)
         for (int i = 0; i < used; i++)
             work->best[row + i] = -INFINITY;
         while (vector < end) {
-            const int count = end - vector < VECTORS ? 1 : VECTORS;
+            const int count = end - vector < VECTORS ? (int)(end - vector) : VECTORS;
             raise_part(work, work->rows + row, used, work->lanes + vector * work->width * LANES, count, room,
                        work->best + row);
             vector += count;

@@ -18,9 +18,9 @@ KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
 TILED = {torch.int8: 4, torch.bfloat16: 5}
 """The same by tiles (AMX), where the processor has them and rows are whole ones."""
-_NO_MEMORY, _OUTSIDE, MIXED, _RUN_OUTSIDE = 2, 3, 4, 5
+_NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE = 2, 3, 4, 5
 """Problems that C reports; MIXED is that documents do not ascend, for which it has no way."""
-RUN_OUTSIDE = "a run does not lie in its block"
+OUTSIDE_ITS_BLOCK = "a run does not lie in its block"
 
 
 def has_threads() -> bool:
@@ -48,10 +48,10 @@ def check(problem: int) -> None:
     """Raise what a call of C reports."""
     if problem == _NO_MEMORY:
         raise MemoryError("for what a kernel works with besides what it is given")
-    if problem == _OUTSIDE:
+    if problem == _DOCUMENT_OUTSIDE:
         raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
     if problem == _RUN_OUTSIDE:
-        raise ShapeError(RUN_OUTSIDE)
+        raise ShapeError(OUTSIDE_ITS_BLOCK)
     if problem:
         raise RuntimeError("no kernel for this processor")
 
