@@ -17,7 +17,6 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = "memsparse/ops/native"
-SOURCES = ("attention.c", "best_products.c", "exact_scores.c", "linear.c", "raise_bounds.c", "round_tokens.c")
 LIBRARY = "scan.kernel"
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-shared", "-fPIC")
 
@@ -34,7 +33,7 @@ class CompileKernel(BuildHookInterface):
         library = self.made_in / LIBRARY
         if version == "editable":
             (sources / LIBRARY).unlink(missing_ok=True)  # it may be of other sources
-        if not self.compile([sources / name for name in SOURCES], library):
+        if not self.compile(sorted(sources.glob("*.c")), library):
             return
         if version == "editable":
             shutil.copyfile(library, sources / LIBRARY)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memsparse.console import say, show_json, show_rows
+from memsparse.console import note, say, show_json, show_rows
 from memsparse.errors import ConfigError, ModelError
 from memsparse.options import AsJson, CommandGroup, Model
 from memsparse.training.settings import read_recipe
@@ -86,6 +86,7 @@ def _train(values: Mapping[str, Any], source: str, out: Path, until: int | None,
     from memsparse.training.checkpoint import MODEL
     from memsparse.training.config import TrainConfig
     from memsparse.training.processes import is_first, leave
+    from memsparse.training.progress import METRICS
     from memsparse.training.trainer import run
 
     config = TrainConfig.made_of(values, source)
@@ -98,8 +99,14 @@ def _train(values: Mapping[str, Any], source: str, out: Path, until: int | None,
         return
     if as_json:
         show_json({"step": trainer.step, "steps": config.steps, "model": str(out / MODEL)})
+        return
+    say(f"{out / MODEL}: step {trainer.step} of {config.steps}")
+    if trainer.step < config.steps:
+        note(f"{config.steps - trainer.step} steps are left: the same command without --until trains them")
     else:
-        say(f"{out / MODEL}: step {trainer.step} of {config.steps}")
+        note(
+            f"its metrics: {out / METRICS}; ask it: memsparse ask QUESTION --docs FILES --model {out / MODEL}"
+        )
 
 
 @app.command()

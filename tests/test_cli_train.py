@@ -71,11 +71,16 @@ def test_pretrain_trains_and_continues(recipe: Path, tmp_path: Path):
     assert first.exit_code == 0, first.stderr
     assert first.stdout == f"{out / 'model'}: step 1 of 3\n"
     assert "step 1  phase main" in first.stderr
+    assert "2 steps are left: the same command without --until trains them" in first.stderr
     again = run("train", "pretrain", "--config", recipe, "--out", out, "--json", "--set", "seed=5")
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout) == {"step": 3, "steps": 3, "model": str(out / "model")}
     assert "continuing from step 1" in again.stderr
     assert load_model(out / "model").config.chunk_size == 8
+    done = run("train", "pretrain", "--config", recipe, "--out", out, "--set", "seed=5")
+    assert done.stdout == f"{out / 'model'}: step 3 of 3\n"
+    assert f"all 3 steps in {out} are done" in done.stderr
+    assert f"its metrics: {out / 'metrics.jsonl'}; ask it: memsparse ask" in done.stderr
 
 
 def test_log_lines_end_with_the_command(recipe: Path, tmp_path: Path):

@@ -351,7 +351,10 @@ class Trainer:
             if micro in held:
                 self.queues[micro] = KeyQueue(int(held[micro]["limit"]))
                 self.queues[micro].load_state_dict(moved(held[micro], self.processes.device))
-        log.info("continuing from step %d in %s", self.step, self.out)
+        if self.step < self.config.steps:
+            log.info("continuing from step %d in %s", self.step, self.out)
+        else:
+            log.info("all %d steps in %s are done", self.step, self.out)
 
 
 def _part_name(rank: int) -> str:
