@@ -82,7 +82,7 @@ def plan(
         show_json(found)
     else:
         note_load(found.hardware.load_average)
-        _show(found)
+        _show(found, shape or model or "the built-in model")
 
 
 def tried(
@@ -138,9 +138,10 @@ def named_config(model: str | None, shape: str | None) -> "MemSparseConfig":
     return model_config(model)
 
 
-def _show(plan: "Plan") -> None:
+def _show(plan: "Plan", model: str) -> None:
     memory = plan.memory
-    say(f"{memory.tokens:,} tokens, {memory.documents:,} documents, {memory.chunks:,} chunks", bold=True)
+    counts = f"{memory.tokens:,} tokens, {memory.documents:,} documents, {memory.chunks:,} chunks"
+    say(f"{counts}, for {model}", bold=True)
     say(f"{plan.hardware.name}: routing keys in {plan.routing_keys}, scanned from the {plan.routing_keys_in}")
     rows: list[tuple[str, ...]] = []
     for tier in plan.tiers:

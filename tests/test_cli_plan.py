@@ -24,6 +24,12 @@ def test_a_plan_tells_tiers_times_and_what_was_assumed():
     assert "assumed: " not in done.stdout
 
 
+@pytest.mark.parametrize(("named", "told"), [((), "for the built-in model"), (("--shape", "4b"), "for 4b")])
+def test_a_plan_says_which_model_it_is_for(named, told):
+    done = run("plan", "--tokens", "1M", "--gpu", "1x80GB", *named)
+    assert done.stdout.splitlines()[0].endswith(f"chunks, {told}")
+
+
 def test_json_is_one_object():
     done = run(*COMMAND, "--json", "--routing-keys", "fp8", "--document-tokens", "300")
     plan = json.loads(done.stdout)
