@@ -1,7 +1,5 @@
 """Documents scored from their keys where they lie, beside one product at a time."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -23,12 +21,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+def _two_threads(_two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As elsewhere, for the least of work."""
     monkeypatch.setattr(scans, "_EXACT_SHARE", 1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def slow(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]) -> tuple[Tensor, Tensor]:

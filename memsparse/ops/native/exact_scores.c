@@ -45,6 +45,12 @@ static inline int64_t divided_up(int64_t number, int64_t by)
     return (number + by - 1) / by;
 }
 
+/* Bytes of a stored number. */
+static inline int64_t size_of(int kind)
+{
+    return kind == FLOAT32 ? 4 : 2;
+}
+
 /* Eight stored numbers as float64. */
 TARGET static inline __m512d widen(const char *from, int kind)
 {
@@ -57,7 +63,7 @@ TARGET static inline __m512d widen(const char *from, int kind)
 /* `count` columns of a row as float64; what is left of eight is not read beyond its end. */
 TARGET static void widen_columns(const char *row, int kind, int64_t count, double *to)
 {
-    const int64_t size = kind == FLOAT32 ? 4 : 2, left = count % LANES;
+    const int64_t size = size_of(kind), left = count % LANES;
     for (int64_t at = 0; at < count - left; at += LANES)
         _mm512_storeu_pd(to + at, widen(row + at * size, kind));
     if (left > 0) {
@@ -99,7 +105,7 @@ TARGET static void raise_part(
     const struct work *work, const char **rows, int used, const double *lanes, int count, struct room *room,
     double *best)
 {
-    const int64_t width = work->width, size = work->kind == FLOAT32 ? 4 : 2, step = width * LANES;
+    const int64_t width = work->width, size = size_of(work->kind), step = width * LANES;
     for (int row = 0; row < PART; row++)
         for (int vector = 0; vector < count; vector++)
             room->sums[row][vector] = _mm512_setzero_pd();
@@ -227,7 +233,7 @@ int memsparse_score_stored(
     if (!are_inside(block, start, rows, requests * documents, lengths, blocks))
         return RUN_OUTSIDE;
     const float *token = tokens;
-    const int64_t row_bytes = width * (kind == BFLOAT16 ? 2 : 4);
+    const int64_t row_bytes = width * size_of(kind);
     int64_t vectors = 0, parts = 0, at = 0, vector = 0, done = 0;
     int64_t *first_row = calloc(requests + 1, sizeof *first_row);
     char *scored = calloc(requests + 1, 1);

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops.native.library import check, has_tiles, is_readable, library_or_none, loaded, threads_for
+from memsparse.ops.native.library import check, has, has_tiles, is_readable, loaded, threads_for
 
 _COLUMNS = 32
 """Whose multiples are the widths, and the outputs, that are multiplied."""
@@ -29,8 +29,7 @@ _NORM, _ROTATION, _GATE = range(3)
 
 def has_bfloat16() -> bool:
     """Whether this processor has what `attend` and `linear` multiply with."""
-    library = library_or_none()
-    return library is not None and bool(library.memsparse_has_bfloat16(False))
+    return has("memsparse_has_bfloat16", False)
 
 
 def can_attend(q_THD: Tensor) -> bool:

@@ -33,10 +33,21 @@ def is_built() -> bool:
     return library_or_none() is not None
 
 
+def has(question: str, *about: int) -> bool:
+    """Whether there is a library that says yes to a question about this processor."""
+    library = library_or_none()
+    return library is not None and _answer(library, question, *about)
+
+
+@cache
+def _answer(library: ctypes.CDLL, question: str, *about: int) -> bool:
+    """Asked once: it takes a microsecond, which every linear layer would pay."""
+    return bool(getattr(library, question)(*about))
+
+
 def has_tiles(dtype: torch.dtype) -> bool:
     """Whether this processor multiplies such numbers by tiles (AMX), and the system lets it."""
-    library = library_or_none()
-    return library is not None and dtype in TILED and bool(library.memsparse_can_multiply(TILED[dtype]))
+    return dtype in TILED and has("memsparse_can_multiply", TILED[dtype])
 
 
 def threads_for(work: int, least: int) -> tuple[int | None, int]:

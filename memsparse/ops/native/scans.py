@@ -16,9 +16,9 @@ from memsparse.ops.native.library import (
     MIXED,
     TILED,
     check,
+    has,
     has_tiles,
     is_readable,
-    library_or_none,
     loaded,
     threads_for,
 )
@@ -61,22 +61,22 @@ class Vectors:
 
 def can_multiply(dtype: torch.dtype, width: int) -> bool:
     """Whether the kernel was built, this processor has its instructions, and keys are of a width it takes."""
-    library = library_or_none()
-    if library is None or dtype not in KINDS or width * dtype.itemsize % _STEP or not width:
+    if dtype not in KINDS or width * dtype.itemsize % _STEP or not width:
         return False
     if dtype == torch.int8 and width > WIDEST:
         return False
-    return bool(library.memsparse_can_multiply(KINDS[dtype]))
+    return has("memsparse_can_multiply", KINDS[dtype])
 
 
 def can_score(blocks: Sequence[Tensor]) -> bool:
     """Whether `score_stored` takes such keys here: of one dtype, bfloat16 or float32, on the CPU."""
-    library = library_or_none()
-    if library is None or not library.memsparse_can_score():
-        return False
     dtype = blocks[0].dtype
-    return dtype in _EXACT and all(
-        block.dtype == dtype and block.device.type == "cpu" and block.is_contiguous() for block in blocks
+    return (
+        dtype in _EXACT
+        and has("memsparse_can_score")
+        and all(
+            block.dtype == dtype and block.device.type == "cpu" and block.is_contiguous() for block in blocks
+        )
     )
 
 

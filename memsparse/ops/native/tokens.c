@@ -22,10 +22,14 @@ struct work {
     float epsilon;
 };
 
+TARGET static inline __m512 floats(__m256i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
 TARGET static inline __m512 widened(const uint16_t *from)
 {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    return floats(_mm256_loadu_si256((const __m256i *)from));
 }
 
 TARGET static inline void store(uint16_t *to, __m512 values)
@@ -35,8 +39,7 @@ TARGET static inline void store(uint16_t *to, __m512 values)
 
 TARGET static inline __m512 rounded(__m512 values)
 {
-    const __m512i bits = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(values));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    return floats((__m256i)_mm512_cvtneps_pbh(values));
 }
 
 /* Rows divided by the root of their mean square, times weights. */
