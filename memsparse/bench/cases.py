@@ -34,7 +34,7 @@ class Case:
     top_k: int
     tile: int
 
-    @property
+    @cached_property
     def query_mask(self) -> Tensor:
         """(B, T) bool; every token routes."""
         return torch.ones(self.queries.shape[:2], dtype=torch.bool, device=self.queries.device)

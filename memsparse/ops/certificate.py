@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import InputError
+from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
+from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
 
 _SIFTED = 4096
 """Documents that are looked at again together, at least."""
@@ -61,8 +63,8 @@ class Sieve:
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for at least 1 document")
-        self._k = k
-        self._best_Bk = torch.full((requests, 0), -torch.inf, device=device)
+        self._best_Bk = lowest(requests, k, device=device)
+        self._bar_B = torch.full((requests,), -torch.inf, device=device)
         nothing = torch.empty(requests, 0, device=device)
         self._nothing = torch.empty(0, dtype=torch.int64, device=device), nothing, nothing
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -72,11 +74,7 @@ class Sieve:
 
     def add(self, documents: Tensor, lower: Tensor, upper: Tensor) -> None:
         """Take bounds (B, n) of other documents (n,) int64; -inf in both for no score."""
-        best = lower.topk(min(self._k, lower.shape[1]), dim=1).values
-        if self._best_Bk.shape[1]:
-            best = torch.cat([self._best_Bk, best], dim=1)
-            best = best.topk(min(self._k, best.shape[1]), dim=1).values
-        self._best_Bk = best
+        self._bar_B = raise_best(self._best_Bk, lower)
         self._parts.append(self._fit(documents, lower, upper))
         if sum(len(part[0]) for part in self._parts) - self._sifted > max(_SIFTED, self._sifted):
             self._sift()
@@ -99,14 +97,12 @@ class Sieve:
 
     def _fit(self, documents: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those that are not out."""
-        if not len(documents):
-            return documents, lower, upper
-        bar = torch.full_like(self.beyond, torch.finfo(upper.dtype).min)
-        if self._best_Bk.shape[1] == self._k:
-            bar = bar.maximum(self._best_Bk[:, -1])
-        columns = (upper >= bar[:, None]).any(0).nonzero()[:, 0]
-        self.beyond = self.beyond.maximum(upper.index_fill(1, columns, -torch.inf).amax(1))
-        return documents[columns], lower[:, columns], upper[:, columns]
+        columns = reaching(upper, self._bar_B, self.beyond)
+        return (
+            documents.index_select(0, columns),
+            lower.index_select(1, columns),
+            upper.index_select(1, columns),
+        )
 
 
 def score_promising(
@@ -131,27 +127,27 @@ def score_promising(
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 document")
     most = upper_BN.shape[1] if limit is None else min(limit, upper_BN.shape[1])
-    unscored = upper_BN.clone()
-    bar = unscored.new_full((len(unscored), 1), -torch.inf)
+    unscored = upper_BN.clone(memory_format=torch.contiguous_format)
+    best_Bk = lowest(len(unscored), k, device=unscored.device)
+    bar_B = unscored.new_full((len(unscored),), -torch.inf)
     turns: list[tuple[Tensor, Tensor]] = []
     spent, wanted = 0, min(most, max(2 * k, FIRST)) if len(unscored) else 0
     while wanted:
-        bounds, documents = unscored.topk(wanted, dim=1)
-        unscored.scatter_(1, documents, -torch.inf)
-        documents = documents.masked_fill((bounds < bar) | (bounds == -torch.inf), -1)
-        turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
+        documents = take_best(unscored, bar_B, wanted)
+        turns.append((documents, rescore(documents).masked_fill_(documents < 0, -torch.inf)))
         spent += wanted
-        bar = torch.cat([scores for _, scores in turns], dim=1).topk(min(k, spent), dim=1).values[:, -1:]
-        left_BN = (unscored >= bar) & (unscored > -torch.inf)
-        if bound_again is not None and int(left_BN.sum(1).max()) >= min(AGAIN, most - spent + 1):
-            again = left_BN.any(0).nonzero()[:, 0]
+        bar_B = raise_best(best_Bk, turns[-1][1])
+        left = most_reaching(unscored, bar_B)
+        if bound_again is not None and left >= min(AGAIN, most - spent + 1):
+            nothing = torch.full_like(bar_B, -torch.inf)
+            again = reaching(unscored, bar_B, nothing)
             lower, upper = bound_again(again)
             lower_BN = lower_BN.index_copy(1, again, lower_BN[:, again].maximum(lower))
             upper_BN = upper_BN.index_copy(1, again, upper_BN[:, again].minimum(upper))
             unscored[:, again] = unscored[:, again].minimum(upper)
-            left_BN &= unscored >= bar
+            left = most_reaching(unscored, bar_B)
             bound_again = None
-        wanted = min(int(left_BN.sum(1).max()), most - spent, WIDENING * spent)
+        wanted = min(left, most - spent, WIDENING * spent)
     if not turns:
         none = upper_BN.new_empty(len(upper_BN), 0)
         turns.append((none.long(), none))
@@ -178,6 +174,8 @@ def certify(
     """
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 document")
+    if native.can_select(k, upper_BN, exact_BM):
+        return native.certify(upper_BN, documents_BM, exact_BM, k)
     requests, documents = upper_BN.shape
     scored = documents_BM.masked_fill(documents_BM < 0, documents)
     # Ascending by document, so that position breaks ties as the index does.

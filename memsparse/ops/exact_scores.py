@@ -17,6 +17,7 @@ from memsparse.errors import ShapeError
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.native import scans
 from memsparse.ops.native.library import OUTSIDE_ITS_BLOCK
+from memsparse.ops.routing import routing_tokens
 
 _ROWS = 8192
 """Chunks torch multiplies at a time."""
@@ -54,8 +55,9 @@ def score_stored(
         routing_q, query_mask = routing_q.cpu(), query_mask.cpu()
     exact = routing_q.dtype != torch.float64 and routing_q.device.type == "cpu"
     if exact and scans.can_score(blocks):
-        tokens, counts = routing_q[query_mask].float(), query_mask.sum(1).tolist()
-        return scans.score_stored(tokens, counts, blocks, block_BM, start_BM, count_BM)
+        counts = query_mask.sum(1).tolist()
+        tokens_RW = routing_tokens(routing_q, query_mask, counts).float()
+        return scans.score_stored(tokens_RW, counts, blocks, block_BM, start_BM, count_BM)
     _check_runs(blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]

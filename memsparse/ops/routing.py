@@ -7,6 +7,7 @@ normalised vectors it equals one inner product of width W = G*D between the sum 
 B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, k selected.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as l2_normalize
 
 from memsparse.errors import ConfigError, InputError, ShapeError
+from memsparse.ops.native import selection as native
 
 Score = Literal["cosine", "dot"]
 HeadReduce = Literal["mean", "max"]
@@ -87,6 +89,11 @@ def collapse_keys(k_CGD: Tensor, *, normalize: bool = True) -> Tensor:
     if normalize:
         k_CGD = l2_normalize(k_CGD.float(), dim=-1).to(k_CGD.dtype)
     return k_CGD.flatten(1)
+
+
+def routing_tokens(routing_q: Tensor, query_mask: Tensor, counts: Sequence[int]) -> Tensor:
+    """(R, W) the tokens (B, T, W) that route, given how many of each request do; not copied where all do."""
+    return routing_q.flatten(0, 1) if sum(counts) == query_mask.numel() else routing_q[query_mask]
 
 
 def score_documents(
@@ -232,6 +239,8 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k < 0:
         raise InputError(f"k is {k}; ask for 0 documents or more")
     batch, documents = scores.shape
+    if native.can_select(k, scores):
+        return native.top_documents(scores, k)
     taken = min(k, documents)
     best = scores.new_full((batch, k), float("-inf"))
     index = torch.full((batch, k), -1, dtype=torch.long, device=scores.device)
@@ -244,7 +253,7 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     missing = taken - above.sum(1, keepdim=True)
     chosen = (sound & (above | (equal & (equal.cumsum(1) <= missing)))).nonzero()
     if len(chosen) != batch * taken:
-        raise InputError("scores hold NaN; look for NaN in the routing queries and keys")
+        raise InputError(native.NO_NUMBER)
     ascending = chosen[:, 1].view(batch, taken)
     values, order = scores.gather(1, ascending).sort(dim=1, descending=True, stable=True)
     best[:, :taken] = values

@@ -28,6 +28,7 @@ from memsparse.ops.products import (
     round_queries,
 )
 from memsparse.ops.quantization import ScanKeys, round_up
+from memsparse.ops.routing import routing_tokens
 
 Factors = tuple[Tensor, Tensor, Tensor]
 """(B,) float32 each: units, and the factors of a chunk's error and of its norm."""
@@ -131,7 +132,7 @@ class Scan:
                 arithmetic = FINER.get(arithmetic, arithmetic)
             counts: list[int] = self._counts.tolist()
             by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
-            tokens_RW = self._routing_q[self._query_mask]
+            tokens_RW = routing_tokens(self._routing_q, self._query_mask, counts)
             queries = round_queries(tokens_RW, counts, arithmetic, by_kernel=by_kernel)
             factors = queries.units.float(), *_half_width(queries, keys)
             self._prepared[key] = BestProducts(queries, counts), factors
@@ -143,9 +144,10 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
     slack = 2 * float_slack(keys.width) + _UNIT_SLACK  # this sum's, and that of whoever sums the exact score
     if keys.device.type != "cpu":
         slack += 2.0**-9  # an accelerator may cut float32 factors to TF32, and the queries are float32 always
-    longest = queries.longest * queries.units * (1 + slack)
-    lost = (queries.lost + slack * queries.longest.clamp_min(0.5)) * queries.units * (1 + slack)
-    return round_up(longest * (1 + _UNIT_SLACK)), round_up(lost * (1 + _UNIT_SLACK))
+    lost = torch.add(queries.lost, queries.longest.clamp_min(0.5), alpha=slack)
+    factors = torch.stack([queries.longest, lost]) * (queries.units * ((1 + slack) * (1 + _UNIT_SLACK)))
+    of_errors, of_norms = round_up(factors)
+    return of_errors, of_norms
 
 
 def _raise_bounds(

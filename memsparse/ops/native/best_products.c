@@ -22,7 +22,7 @@
 /* Raised with every change of what Python calls, and with VERSION in library.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 13;
+    return 14;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -196,6 +196,7 @@ struct work {
     const int32_t *request;
     float *best;             /* (requests, rows), to be raised; NULL: only bounds are asked for */
     const struct bounds *to; /* NULL: only best products are asked for */
+    int problem;             /* of the documents */
 };
 
 /* Rows of integers as float32, multiplied while they are in the nearest cache. */
@@ -235,9 +236,14 @@ static void raise_rows_of(
         raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 }
 
-/* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. */
-static void bound_rows(const struct work *work, int64_t begin, int64_t end, float *own, char *spare)
+/* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. Returns 0, or the problem
+   of their documents, of which nothing is raised then. */
+static int bound_rows(const struct work *work, int64_t begin, int64_t end, float *own, char *spare)
 {
+    if (!are_inside(work->to, begin, end))
+        return DOCUMENT_OUTSIDE;
+    if (!ascend(work->to, begin, end))
+        return DOCUMENTS_MIXED;
     for (int64_t at = begin; at < end; at += HELD) {
         const int64_t to = end - at < HELD ? end : at + HELD;
         for (int64_t request = 0; request < work->requests; request++)
@@ -246,6 +252,7 @@ static void bound_rows(const struct work *work, int64_t begin, int64_t end, floa
         raise_rows_of(work, at, to, HELD, own, spare);
         raise_bounds(work->to, own, HELD, at, to);
     }
+    return NONE;
 }
 
 static void take_parts(void *given)
@@ -257,15 +264,18 @@ static void take_parts(void *given)
     if (is_tiled(work->kind))
         begin_tiles();
 #endif
-    while (spare != NULL && own != NULL) {
+    while (spare != NULL && own != NULL && __atomic_load_n(&work->problem, __ATOMIC_RELAXED) == NONE) {
         const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
         if (begin >= work->rows)
             break;
         const int64_t end = work->rows - begin < work->part ? work->rows : begin + work->part;
+        int problem = NONE;
         if (work->to == NULL)
             raise_rows_of(work, begin, end, work->rows, work->best + begin, spare);
         else
-            bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
+            problem = bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
+        if (problem != NONE)
+            __atomic_store_n(&work->problem, problem, __ATOMIC_RELAXED);
     }
 #ifdef TILED
     if (is_tiled(work->kind))
@@ -286,13 +296,14 @@ int memsparse_raise_best_products(
 {
     if (!memsparse_can_multiply(kind))
         return NO_SUCH_KERNEL;
-    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, best, NULL};
+    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, best, NULL, NONE};
     share_among(work_at_once, threads, take_parts, &work);
     return work.next < rows ? NO_MEMORY : NONE;
 }
 
 /* Raise bounds of documents to those of their chunks, without writing down a product: the two functions above and in
-   raise_bounds.c in one. Returns 0, or which problem there is: documents that do not ascend are one. */
+   raise_bounds.c in one. Returns 0, or which problem there is: documents that do not ascend are one, and what was raised
+   before one was met may stay, because to raise it again changes nothing. */
 int memsparse_scan(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t requests, int64_t documents, const float *scales, const float *errors,
@@ -303,11 +314,10 @@ int memsparse_scan(
         return NO_SUCH_KERNEL;
     const struct bounds to = {scales, errors, norms, units, of_errors, of_norms, document, rows, requests, documents,
                               rounded_sum, lower, upper};
-    const enum order order = order_of(&to);
-    if (order != ASCENDING)
-        return order == OUTSIDE ? DOCUMENT_OUTSIDE : DOCUMENTS_MIXED;
-    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, NULL, &to};
+    struct work work = {kind, keys, lanes, rows, row_bytes, vectors, requests, part, 0, request, NULL, &to, NONE};
     share_among(work_at_once, threads, take_parts, &work);
+    if (work.problem != NONE)
+        return are_inside(&to, 0, rows) ? work.problem : DOCUMENT_OUTSIDE;
     return work.next < rows ? NO_MEMORY : NONE;
 }
 #else

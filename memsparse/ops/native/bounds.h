@@ -87,17 +87,22 @@ static inline int64_t border(const struct bounds *to, int64_t at)
     return at < to->chunks ? at : to->chunks;
 }
 
-enum order { ASCENDING, MIXED, OUTSIDE };
-
-/* Whether documents ascend, so that threads may share them between borders, or one is out of range. */
-INSTRUCTIONS static inline enum order order_of(const struct bounds *to)
+/* Whether the documents of chunks from `begin` to `end` are all in range. */
+INSTRUCTIONS static inline int are_inside(const struct bounds *to, int64_t begin, int64_t end)
 {
-    int outside = 0, descends = 0;
-    for (int64_t i = 0; i < to->chunks; i++)
+    int outside = 0;
+    for (int64_t i = begin; i < end; i++)
         outside |= (uint64_t)to->document[i] >= (uint64_t)to->documents;
-    for (int64_t i = 1; i < to->chunks; i++)
+    return !outside;
+}
+
+/* Whether they ascend from the one before them on, so that threads may share documents between borders. */
+INSTRUCTIONS static inline int ascend(const struct bounds *to, int64_t begin, int64_t end)
+{
+    int descends = 0;
+    for (int64_t i = begin > 0 ? begin : 1; i < end; i++)
         descends |= to->document[i] < to->document[i - 1];
-    return outside ? OUTSIDE : descends ? MIXED : ASCENDING;
+    return !descends;
 }
 
 #endif

@@ -12,13 +12,13 @@ from torch import Tensor
 from memsparse.errors import ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 13
+VERSION = 14
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
 TILED = {torch.int8: 4, torch.bfloat16: 5}
 """The same by tiles (AMX), where the processor has them and rows are whole ones."""
-_NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE = 2, 3, 4, 5
+_NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE, NOT_A_NUMBER = 2, 3, 4, 5, 6
 """Problems that C reports; MIXED is that documents do not ascend, for which it has no way."""
 OUTSIDE_ITS_BLOCK = "a run does not lie in its block"
 
@@ -120,6 +120,17 @@ def library_or_none() -> ctypes.CDLL | None:
         *(long, pointer, pointer),
         *threads[:2],
     ]
+    library.memsparse_raise_best.argtypes = [pointer, long, long, pointer, long, pointer]
+    library.memsparse_reaching.argtypes = [pointer, long, long, pointer, pointer, pointer]
+    library.memsparse_most_reaching.argtypes = [pointer, long, long, pointer]
+    library.memsparse_take_best.argtypes = [pointer, long, long, pointer, long, pointer]
+    library.memsparse_top.argtypes = [pointer, long, long, long, pointer, pointer]
+    library.memsparse_certify.argtypes = [
+        *(pointer, long, long, pointer, pointer, long),
+        *(long, pointer, pointer, pointer),
+    ]
+    library.memsparse_raise_best.restype = None
+    library.memsparse_reaching.restype = library.memsparse_most_reaching.restype = long
     return library
 
 

@@ -14,7 +14,7 @@ int memsparse_raise_bounds(
 {
     const struct bounds to = {scales, errors, norms, units, of_errors, of_norms, document, chunks, requests,
                               documents, rounded_sum, lower, upper};
-    if (order_of(&to) == OUTSIDE)
+    if (!are_inside(&to, 0, chunks))
         return DOCUMENT_OUTSIDE;
     raise_bounds(&to, best, chunks, 0, chunks);
     return 0;

@@ -165,7 +165,7 @@ def scan(
 ) -> bool:
     """Do what `best_products` and then `raise_bounds` do, without writing down a product.
 
-    Returns: whether it was done: False, and nothing raised, where documents do not ascend.
+    Returns: whether it was done: not where documents do not ascend; some bounds may be raised then, rightly.
 
     Raises: ShapeError as they do.
     """

@@ -1,0 +1,213 @@
+/* Which documents of many: the best, those that may be among the best, and whether that is proven.
+
+   `ops.selection` and `ops.certificate` say what each function does. In torch each is a dozen small operations, which
+   together take longer than the scan of a small bank. The k best numbers so far are kept as a heap: none is better
+   than those it stands above, so that the first is the worst. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agreed.h"
+
+#define BLOCK 64 /* numbers that are passed over together when the largest of them is too small */
+
+struct found {
+    float score;
+    int64_t document;
+};
+
+/* Put a number in place of the worst of `count`. */
+static void replace_worst(float *heap, int64_t count, float value)
+{
+    int64_t at = 0, below;
+    while ((below = 2 * at + 1) < count) {
+        below += below + 1 < count && heap[below + 1] < heap[below];
+        if (heap[below] >= value)
+            break;
+        heap[at] = heap[below], at = below;
+    }
+    heap[at] = value;
+}
+
+/* Keep the best of `count` numbers and of what a heap holds. Returns whether all of them are numbers. */
+static int raise_heap(float *heap, int64_t size, const float *values, int64_t count)
+{
+    int are_numbers = 1;
+    for (int64_t begin = 0; begin < count; begin += BLOCK) {
+        const int64_t end = begin + BLOCK < count ? begin + BLOCK : count;
+        const float worst = heap[0];
+        int is_raised = 0;
+        for (int64_t i = begin; i < end; i++)
+            is_raised |= !(values[i] <= worst);
+        for (int64_t i = begin; i < end && is_raised; i++) {
+            are_numbers &= values[i] == values[i];
+            if (values[i] > heap[0])
+                replace_worst(heap, size, values[i]);
+        }
+    }
+    return are_numbers;
+}
+
+static void clear(float *values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] = -INFINITY;
+}
+
+/* best is (requests, k) heaps, scores (requests, documents), bar (requests,) becomes the worst of each heap. */
+void memsparse_raise_best(float *best, int64_t requests, int64_t k, const float *scores, int64_t documents, float *bar)
+{
+    for (int64_t request = 0; request < requests; request++) {
+        raise_heap(best + request * k, k, scores + request * documents, documents);
+        bar[request] = best[request * k];
+    }
+}
+
+/* upper is (requests, documents), bar (requests,); beyond, (requests,), is raised. -inf reaches no bar. `kept` has room
+   for all documents; returns how many there are in it. */
+int64_t memsparse_reaching(
+    const float *upper, int64_t requests, int64_t documents, const float *bar, float *beyond, int64_t *kept)
+{
+    int64_t count = 0;
+    for (int64_t begin = 0; begin < documents; begin += BLOCK) {
+        const int64_t here = documents - begin < BLOCK ? documents - begin : BLOCK;
+        int reaches[BLOCK] = {0}, any = 0;
+        for (int64_t request = 0; request < requests; request++) {
+            const float *row = upper + request * documents + begin, own = fmaxf(bar[request], -FLT_MAX);
+            for (int64_t i = 0; i < here; i++)
+                reaches[i] |= row[i] >= own;
+        }
+        for (int64_t i = 0; i < here; i++)
+            any |= reaches[i];
+        for (int64_t request = 0; request < requests; request++) {
+            const float *row = upper + request * documents + begin, highest = beyond[request];
+            int is_raised = 0;
+            for (int64_t i = 0; i < here; i++)
+                is_raised |= !reaches[i] & (row[i] > highest);
+            for (int64_t i = 0; i < here && is_raised; i++)
+                if (!reaches[i] && row[i] > beyond[request])
+                    beyond[request] = row[i];
+        }
+        for (int64_t i = 0; i < here && any; i++) {
+            kept[count] = begin + i; /* the next one takes its place if it is out */
+            count += reaches[i];
+        }
+    }
+    return count;
+}
+
+/* bounds is (requests, documents), bar (requests,). Returns how many of a request reach its bar, of the one with the
+   most. */
+int64_t memsparse_most_reaching(const float *bounds, int64_t requests, int64_t documents, const float *bar)
+{
+    int64_t most = 0;
+    for (int64_t request = 0; request < requests; request++) {
+        const float *row = bounds + request * documents, own = fmaxf(bar[request], -FLT_MAX);
+        int64_t count = 0;
+        for (int64_t i = 0; i < documents; i++)
+            count += row[i] >= own;
+        most = count > most ? count : most;
+    }
+    return most;
+}
+
+/* bounds is (requests, documents), where what is taken becomes -inf; bar is (requests,), taken (requests, wanted), -1
+   where there are fewer. Returns 0, or which problem there is. */
+int memsparse_take_best(
+    float *bounds, int64_t requests, int64_t documents, const float *bar, int64_t wanted, int64_t *taken)
+{
+    float *heap = malloc((wanted + 1) * sizeof *heap);
+    for (int64_t request = 0; request < requests && heap != NULL; request++) {
+        float *row = bounds + request * documents, cut;
+        int64_t *to = taken + request * wanted, count = 0, above = 0;
+        clear(heap, wanted);
+        raise_heap(heap, wanted, row, documents);
+        cut = fmaxf(fmaxf(heap[0], bar[request]), -FLT_MAX);
+        for (int64_t i = 0; i < documents; i++)
+            above += row[i] > cut;
+        for (int64_t i = 0, equal = wanted - above; i < documents && count < wanted; i++)
+            if (row[i] > cut || (row[i] == cut && equal-- > 0)) /* of those at the cut the first */
+                row[i] = -INFINITY, to[count++] = i;
+        while (count < wanted)
+            to[count++] = -1;
+    }
+    if (heap == NULL)
+        return NO_MEMORY;
+    free(heap);
+    return NONE;
+}
+
+static int by_score_then_document(const void *left, const void *right)
+{
+    const struct found *a = left, *b = right;
+    if (a->score != b->score)
+        return a->score < b->score ? 1 : -1;
+    return (a->document > b->document) - (a->document < b->document);
+}
+
+/* The k best of `count` scores, ties to the lower document; without `documents` they are 0, 1, ... `room` is for all
+   of them. */
+static int rank(
+    const float *scores, const int64_t *documents, int64_t count, int64_t k, struct found *room, float *best, int64_t *index)
+{
+    int64_t candidates = 0;
+    clear(best, k);
+    if (!raise_heap(best, k, scores, count))
+        return NOT_A_NUMBER;
+    const float cut = best[0];
+    for (int64_t i = 0; i < count; i++)
+        if (scores[i] >= cut && scores[i] > -INFINITY)
+            room[candidates++] = (struct found){scores[i], documents == NULL ? i : documents[i]};
+    qsort(room, candidates, sizeof *room, by_score_then_document);
+    for (int64_t i = 0; i < k; i++) {
+        best[i] = i < candidates ? room[i].score : -INFINITY;
+        index[i] = i < candidates ? room[i].document : -1;
+    }
+    return NONE;
+}
+
+/* scores is (requests, documents), best and index (requests, k). Returns 0, or which problem there is. */
+int memsparse_top(const float *scores, int64_t requests, int64_t documents, int64_t k, float *best, int64_t *index)
+{
+    struct found *room = malloc((documents + 1) * sizeof *room);
+    int problem = room == NULL ? NO_MEMORY : NONE;
+    for (int64_t request = 0; request < requests && problem == NONE; request++)
+        problem = rank(scores + request * documents, NULL, documents, k, room, best + request * k, index + request * k);
+    free(room);
+    return problem;
+}
+
+/* upper is (requests, documents); scored and exact are (requests, scores), -1 and -inf for none, best and index
+   (requests, k), certified (requests,) bytes. Returns 0, or which problem there is. */
+int memsparse_certify(
+    const float *upper, int64_t requests, int64_t documents, const int64_t *scored, const float *exact, int64_t scores,
+    int64_t k, float *best, int64_t *index, char *certified)
+{
+    struct found *room = malloc((scores + 1) * sizeof *room);
+    float *own = malloc((scores + 1) * sizeof *own);
+    char *is_scored = malloc(documents + 1);
+    int problem = room == NULL || own == NULL || is_scored == NULL ? NO_MEMORY : NONE;
+    for (int64_t request = 0; request < requests && problem == NONE; request++) {
+        const int64_t *document = scored + request * scores;
+        const float *bounds = upper + request * documents;
+        float highest = -INFINITY;
+        memset(is_scored, 0, documents);
+        for (int64_t i = 0; i < scores; i++) {
+            own[i] = document[i] < 0 ? -INFINITY : exact[request * scores + i];
+            if (document[i] >= documents)
+                problem = DOCUMENT_OUTSIDE;
+            else if (document[i] >= 0)
+                is_scored[document[i]] = 1;
+        }
+        for (int64_t i = 0; i < documents; i++)
+            highest = !is_scored[i] && bounds[i] > highest ? bounds[i] : highest;
+        if (problem == NONE)
+            problem = rank(own, document, scores, k, room, best + request * k, index + request * k);
+        certified[request] = highest < best[request * k + k - 1] || highest == -INFINITY;
+    }
+    free(room), free(own), free(is_scored);
+    return problem;
+}

@@ -1,0 +1,103 @@
+"""Which documents of many: the C of `ops.selection` and `ops.certificate`, which say what each function does.
+
+B requests, N documents, M documents scored exactly, k wanted.
+"""
+
+import torch
+from torch import Tensor
+
+from memsparse.errors import InputError
+from memsparse.ops.native.library import NOT_A_NUMBER, check, is_built, loaded
+
+MOST = 1024
+"""Documents wanted up to which a heap of them pays."""
+NO_NUMBER = "scores hold NaN; look for NaN in the routing queries and keys"
+
+
+def can_select(k: int, *scores: Tensor) -> bool:
+    """Whether C takes such scores: some wanted, not too many, float32 in host memory, no gradient."""
+    return (
+        0 < k <= MOST
+        and is_built()
+        and all(
+            each.dtype == torch.float32 and each.device.type == "cpu" and not each.requires_grad
+            for each in scores
+        )
+    )
+
+
+def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
+    """As `ops.selection.raise_best`; best_Bk is one that this function raised, or all -inf."""
+    scores, bar = scores_BN.contiguous(), torch.empty(len(best_Bk), device="cpu")
+    loaded().memsparse_raise_best(
+        best_Bk.data_ptr(), *best_Bk.shape, scores.data_ptr(), scores.shape[1], bar.data_ptr()
+    )
+    return bar
+
+
+def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
+    """As `ops.selection.reaching`."""
+    upper = upper_BN.contiguous()
+    kept = torch.empty(upper.shape[1], dtype=torch.int64, device="cpu")
+    count = loaded().memsparse_reaching(
+        upper.data_ptr(), *upper.shape, bar_B.data_ptr(), beyond_B.data_ptr(), kept.data_ptr()
+    )
+    return kept[:count]
+
+
+def most_reaching(bounds_BN: Tensor, bar_B: Tensor) -> int:
+    """As `ops.selection.most_reaching`."""
+    bounds = bounds_BN.contiguous()
+    most: int = loaded().memsparse_most_reaching(bounds.data_ptr(), *bounds.shape, bar_B.data_ptr())
+    return most
+
+
+def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
+    """As `ops.selection.take_best`; bounds_BN is contiguous."""
+    taken = torch.empty(len(bounds_BN), wanted, dtype=torch.int64, device="cpu")
+    check(
+        loaded().memsparse_take_best(
+            bounds_BN.data_ptr(), *bounds_BN.shape, bar_B.data_ptr(), wanted, taken.data_ptr()
+        )
+    )
+    return taken
+
+
+def top_documents(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `ops.routing.top_documents`."""
+    scores = scores_BN.contiguous()
+    best, index = _ranking(len(scores), k)
+    _check(loaded().memsparse_top(scores.data_ptr(), *scores.shape, k, best.data_ptr(), index.data_ptr()))
+    return best, index
+
+
+def certify(
+    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `ops.certificate.certify`."""
+    upper, documents, exact = upper_BN.contiguous(), documents_BM.contiguous(), exact_BM.contiguous()
+    best, index = _ranking(len(upper), k)
+    certified = torch.empty(len(upper), dtype=torch.bool, device="cpu")
+    problem = loaded().memsparse_certify(
+        upper.data_ptr(),
+        *upper.shape,
+        documents.data_ptr(),
+        exact.data_ptr(),
+        documents.shape[1],
+        k,
+        *(each.data_ptr() for each in (best, index, certified)),
+    )
+    _check(problem)
+    return best, index, certified
+
+
+def _ranking(requests: int, k: int) -> tuple[Tensor, Tensor]:
+    """Room for scores and documents, (B, k) each."""
+    index = torch.empty(requests, k, dtype=torch.int64, device="cpu")
+    return torch.empty(requests, k, device="cpu"), index
+
+
+def _check(problem: int) -> None:
+    if problem == NOT_A_NUMBER:
+        raise InputError(NO_NUMBER)
+    check(problem)

@@ -1,0 +1,67 @@
+"""Which of many documents may be among the best: what is taken, and what is left, by a bar for each request.
+
+On a CPU in C (`ops.native.selection`), where a dozen small operations of torch would take longer than the
+scan of a small bank; else by torch. NaN reaches no bar; whoever ranks (`routing.top_documents`) refuses it.
+
+B requests, N documents, k wanted.
+"""
+
+import torch
+from torch import Tensor
+
+from memsparse.ops.native import selection as native
+
+
+def lowest(requests: int, k: int, *, device: torch.device) -> Tensor:
+    """(B, k) of -inf: the k best of nothing, for `raise_best`."""
+    return torch.full((requests, k), -torch.inf, device=device)
+
+
+def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
+    """Keep, in any order, the k best of these scores and of what is there already.
+
+    Returns: (B,) the k-th best of each request; -inf where there are fewer.
+    """
+    k = best_Bk.shape[1]
+    if native.can_select(k, best_Bk, scores_BN):
+        return native.raise_best(best_Bk, scores_BN)
+    best_Bk.copy_(torch.cat([best_Bk, scores_BN], dim=1).topk(k, dim=1).values)
+    return best_Bk[:, -1]
+
+
+def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
+    """(M,) ascending, the documents with an upper bound that reaches its request's bar; -inf reaches none.
+
+    Args:
+        beyond_B: raised to the highest bound of all others.
+    """
+    if native.can_select(1, upper_BN, bar_B, beyond_B):
+        return native.reaching(upper_BN, bar_B, beyond_B)
+    kept = _reach(upper_BN, bar_B).any(0).nonzero()[:, 0]
+    if upper_BN.shape[1]:
+        torch.maximum(beyond_B, upper_BN.index_fill(1, kept, -torch.inf).amax(1), out=beyond_B)
+    return kept
+
+
+def most_reaching(bounds_BN: Tensor, bar_B: Tensor) -> int:
+    """How many documents of a request reach its bar, of the request that has the most; -inf reaches none."""
+    if native.can_select(1, bounds_BN, bar_B):
+        return native.most_reaching(bounds_BN, bar_B)
+    return int(_reach(bounds_BN, bar_B).sum(1).max()) if len(bounds_BN) else 0
+
+
+def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
+    """(B, wanted) the documents with the best bounds of those that reach the bar, in any order; -1 for none.
+
+    Args:
+        bounds_BN: contiguous; -inf where a document was taken, and from now on where one is.
+    """
+    if native.can_select(1, bounds_BN, bar_B):
+        return native.take_best(bounds_BN, bar_B, wanted)
+    bounds, documents = bounds_BN.topk(wanted, dim=1)
+    bounds_BN.scatter_(1, documents, -torch.inf)
+    return documents.masked_fill(~_reach(bounds, bar_B), -1)
+
+
+def _reach(bounds_BN: Tensor, bar_B: Tensor) -> Tensor:
+    return bounds_BN >= bar_B.clamp_min(torch.finfo(bounds_BN.dtype).min)[:, None]

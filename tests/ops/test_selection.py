@@ -1,0 +1,108 @@
+"""Each function in C where there is a library, and by torch, against lists of Python."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memsparse.ops.native import library
+from memsparse.ops.native import selection as native
+from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
+
+CPU = torch.device("cpu")
+SIZES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "requests": st.integers(0, 4),
+    "documents": st.sampled_from([0, 1, 5, 63, 64, 65, 200]),
+    "levels": st.sampled_from([1, 4, 10_000]),
+}
+
+
+@pytest.fixture(autouse=True, scope="module", params=["c", "torch"])
+def _way(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "c" and not library.is_built():
+        pytest.skip("no library here")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(native, "can_select", lambda *_: False)
+        yield
+
+
+def drawn(seed: int, requests: int, documents: int, levels: int) -> tuple[Tensor, torch.Generator]:
+    """Scores of which many are equal, and some -inf or, as bounds may be, inf."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-levels, levels + 1, (requests, documents), generator=generator).float()
+    rare = torch.randint(0, 20, scores.shape, generator=generator)
+    return scores.masked_fill(rare == 0, -torch.inf).masked_fill(rare == 1, torch.inf), generator
+
+
+def bars(requests: int, levels: int, generator: torch.Generator) -> Tensor:
+    bar = torch.randint(-levels, levels + 1, (requests,), generator=generator).float()
+    return bar.masked_fill(torch.rand(requests, generator=generator) < 0.3, -torch.inf)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**SIZES, k=st.sampled_from([1, 2, 7, 100]), parts=st.integers(1, 3))
+def test_the_best_of_all_parts_are_kept(
+    seed: int, requests: int, documents: int, levels: int, k: int, parts: int
+) -> None:
+    scores, _ = drawn(seed, requests, documents, levels)
+    best, bar = lowest(requests, k, device=CPU), torch.full((requests,), -torch.inf)
+    for part in scores.tensor_split(parts, dim=1):
+        bar = raise_best(best, part)
+    wanted = [(sorted(row, reverse=True) + k * [-math.inf])[:k] for row in scores.tolist()]
+    assert [sorted(row, reverse=True) for row in best.tolist()] == wanted
+    assert bar.tolist() == [row[-1] for row in wanted]
+
+
+@settings(max_examples=150, deadline=None)
+@given(**SIZES)
+def test_what_reaches_a_bar_and_the_highest_of_the_rest(
+    seed: int, requests: int, documents: int, levels: int
+) -> None:
+    upper, generator = drawn(seed, requests, documents, levels)
+    bar = bars(requests, levels, generator)
+    before = bars(requests, levels, generator)
+    beyond = before.clone()
+    kept = reaching(upper, bar, beyond).tolist()
+    rows = list(zip(upper.tolist(), bar.tolist(), strict=True))
+    reach = [[value >= own and value > -math.inf for value in row] for row, own in rows]
+    assert kept == [d for d in range(documents) if any(row[d] for row in reach)]
+    for b, (row, _) in enumerate(rows):
+        assert beyond[b] == max([float(before[b]), *(row[d] for d in range(documents) if d not in kept)])
+    assert most_reaching(upper, bar) == max((sum(row) for row in reach), default=0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**SIZES, share=st.floats(0, 1))
+def test_the_best_are_taken_once(seed: int, requests: int, documents: int, levels: int, share: float) -> None:
+    bounds, generator = drawn(seed, requests, documents, levels)
+    bar, wanted, before = bars(requests, levels, generator), int(share * documents), bounds.clone()
+    taken = take_best(bounds, bar, wanted)
+    assert taken.shape == (requests, wanted)
+    for row, own, left, found in zip(
+        before.tolist(), bar.tolist(), bounds.tolist(), taken.tolist(), strict=True
+    ):
+        there = [document for document in found if document >= 0]
+        assert len(set(there)) == len(there)
+        reach = sorted((value for value in row if value >= own and value > -math.inf), reverse=True)
+        assert sorted((row[document] for document in there), reverse=True) == reach[:wanted]
+        for document, value in enumerate(row):
+            if document in there:
+                assert left[document] == -math.inf
+            elif value >= own:
+                assert left[document] == value
+
+
+def test_bounds_may_lie_across_memory() -> None:
+    upper = torch.arange(12.0).view(4, 3).T
+    bar, beyond = torch.tensor([9.0, 20.0, 11.0]), torch.full((3,), -torch.inf)
+    assert reaching(upper, bar, beyond).tolist() == [3]
+    assert beyond.tolist() == [6.0, 7.0, 8.0]
+    assert most_reaching(upper, bar) == 1
+    best = lowest(3, 2, device=CPU)
+    assert raise_best(best, upper).tolist() == [6.0, 7.0, 8.0]
