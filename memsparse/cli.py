@@ -259,6 +259,9 @@ def _memory(
         with engine_class().open(bank, model, create=False, **settings) as engine:
             yield engine, namespace
         return
+    from memsparse.sources import refuse_missing
+
+    refuse_missing(docs or [])  # before seconds go into loading a model
     from memsparse.distributed.launch import engine_class
     from memsparse.engine.folder import open_folder
 

@@ -72,12 +72,17 @@ def add(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add documents; those that are there already and did not change cost nothing."""
-    from memsparse.distributed.launch import engine_class
+    """Add documents; those that are there already and did not change cost nothing.
+
+    A document's id is its path below the folder named, or the file's name: another of the same id takes its
+    place. Give folders with equal names in them a --namespace each.
+    """
     from memsparse.sources import read_documents
 
     skips = SkipNotes()
     documents = read_documents(paths, namespace=namespace, strict=strict, on_skip=skips)
+    from memsparse.distributed.launch import engine_class
+
     with engine_class().open(directory, model, create=False) as engine, progress("encoding") as show:
         report = engine.add(documents, on_progress=lambda state: show(state.documents, state.total))
     if not report.added + report.updated + report.unchanged:

@@ -69,7 +69,7 @@ class CommandGroup(TyperGroup):
             note(f"error: {told}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            note("interrupted")
+            note(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from error
 
 

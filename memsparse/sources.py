@@ -38,20 +38,20 @@ def read_documents(
     thing that would be skipped.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    for path in given:
-        _refuse_missing(path)
+    refuse_missing(given)
     return _read([str(path) for path in given], namespace, strict, on_skip)
 
 
-def _refuse_missing(path: str | Path) -> None:
-    if str(path) == STDIN:
-        return
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise DocumentError(f"no such file or folder: {str(path)!r}; check the spelling") from None
-    except OSError:
-        return  # it is there, and reading it will say what is wrong
+def refuse_missing(paths: Iterable[str | Path]) -> None:
+    """Raises: DocumentError for the first path that does not exist."""
+    for path in paths:
+        try:
+            if str(path) != STDIN:
+                os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise DocumentError(f"no such file or folder: {str(path)!r}; check the spelling") from None
+        except OSError:
+            continue  # it is there, and reading it will say what is wrong
 
 
 def _read(

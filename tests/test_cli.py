@@ -458,12 +458,13 @@ def test_an_interruption_is_one_line(
     model: Path, library: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*said)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode", interrupt)
-        result = run("ask", QUESTION, "--docs", library, "--model", model)
-    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+    for said in ((), ("interrupted: all is saved",)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Encoder, "encode", interrupt)
+            result = run("ask", QUESTION, "--docs", library, "--model", model)
+        assert (result.exit_code, result.stderr) == (130, f"{[*said, 'interrupted'][0]}\n")
     assert run("ask", QUESTION, "--docs", library, "--model", model).exit_code == 0
 
 

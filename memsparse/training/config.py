@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -267,10 +268,11 @@ class TrainConfig:
 
         Raises: ConfigError for an unknown field.
         """
-        if unknown := sorted(set(self.model) - set(MemSparseConfig().to_dict())):
-            raise ConfigError(
-                f"model: unknown key {', '.join(unknown)}; see MemSparseConfig for the known ones"
-            )
+        known = MemSparseConfig().to_dict()
+        if unknown := sorted(set(self.model) - set(known)):
+            near = ", ".join(get_close_matches(unknown[0], known, cutoff=0.5))
+            told = f"known ones like it: {near}" if near else "see MemSparseConfig for the known ones"
+            raise ConfigError(f"model: unknown key {', '.join(unknown)}; {told}")
         fixed = {
             "extractive": True,
             "absent_answer": NOT_FOUND,

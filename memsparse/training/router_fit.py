@@ -124,10 +124,9 @@ class RouterFit:
                         self._save()
                     if stop.asked:
                         self._save()
-                        log.info(
-                            "interrupted: step %d is saved in %s; run again to continue", self.step, self.out
+                        raise KeyboardInterrupt(
+                            f"interrupted: step {self.step} is saved in {self.out}; run again to continue"
                         )
-                        raise KeyboardInterrupt
                 self._close_round()
 
     def _continue(self, state: Mapping[str, Any]) -> None:
@@ -136,7 +135,12 @@ class RouterFit:
         self.best_recall, self.stale = float(state["best_recall"]), int(state["stale"])
         self.best_bias = state["best_bias"]
         self.loss = float(state["loss"])
-        log.info("continuing from step %d in %s", self.step, self.out)
+        ends = self.config.round_ends()
+        goes_on = self.step < ends[self.round] and self.stale < self.config.patience
+        if goes_on or self.round + 1 < len(ends):
+            log.info("continuing from step %d in %s", self.step, self.out)
+        else:
+            log.info("all steps in %s are done, %d of them", self.out, self.step)
 
     def _open_round(self, state: Mapping[str, Any] | None) -> None:
         """Run the questions, and put routers and optimizer where the round begins, or where `state` is."""

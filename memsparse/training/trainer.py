@@ -176,8 +176,8 @@ class Trainer:
                 if self.step % self.config.save_every == 0 or self.step == last or stopping:
                     self.save()
         if stopping:
-            log.info("interrupted: step %d is saved in %s; run again to continue", self.step, self.out)
-            raise KeyboardInterrupt
+            saved = f"interrupted: step {self.step} is saved in {self.out}; run again to continue"
+            raise KeyboardInterrupt(saved) if self.processes.first else KeyboardInterrupt
 
     def _run_log(self, last: int) -> RunLog:
         first = self.processes.first

@@ -85,7 +85,11 @@ def test_reading_may_name_one_source_or_several(tmp_path):
         (f"reading_words = 0\n{PHASE}", "reading_words is 0"),
         (f"{PHASE}real_documents = 0.5\n", "real_documents is 0.5, but the recipe names no reading files"),
         (f"reading = {{ corpus = 1, queries = 2 }}\n{PHASE}", "reading: corpus is 1; it must be text"),
-        (f"[model]\nhiden_size = 3\n{PHASE}", "model: unknown key hiden_size"),
+        (
+            f"[model]\nhiden_size = 3\n{PHASE}",
+            "model: unknown key hiden_size; known ones like it: hidden_size",
+        ),
+        (f"[model]\nq = 3\n{PHASE}", "unknown key q; see MemSparseConfig"),
         (f"[model]\nhidden_size = 'wide'\n{PHASE}", "model: .*hidden_size"),
         (f"[model]\nchunk_size = 0\n{PHASE}", "chunk_size is 0"),
         (f"[model]\naux_loss_method = 'BCF'\n{PHASE}", "BCF"),

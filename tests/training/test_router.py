@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def test_ctrl_c_saves_the_step_it_came_in(tmp_path: Path, monkeypatch: pytest.Mo
     calls = []
     monkeypatch.setattr(RouterFit, "_take", lambda fit: (calls.append(fit.step), take(fit))[1])
     for step in range(3):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(
+            KeyboardInterrupt, match=rf"step {step + 1} is saved in .*; run again to continue"
+        ):
             fit_router(given, tmp_path / "parts")
         assert calls == list(range(step + 1))
     monkeypatch.undo()
@@ -121,10 +124,15 @@ def test_ctrl_c_saves_the_step_it_came_in(tmp_path: Path, monkeypatch: pytest.Mo
     assert not [name for name in one if not torch.equal(one[name], two[name])]
 
 
-def test_a_finished_fit_is_told_again_and_its_model_mended(tmp_path: Path) -> None:
+def test_a_finished_fit_is_told_again_and_its_model_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = fit_router(config(tmp_path), tmp_path / "out")
     shutil.rmtree(first.model)
-    again = fit_router(config(tmp_path, threads=1), tmp_path / "out")
+    with caplog.at_level(logging.INFO):
+        again = fit_router(config(tmp_path, threads=1), tmp_path / "out")
+    assert [m for m in caplog.messages if "are done" in m]
+    assert not [m for m in caplog.messages if "continuing" in m]
     assert (again.before, again.after, again.steps) == (first.before, first.after, first.steps)
     assert (Path(again.model) / "model.safetensors").is_file()
 
