@@ -29,12 +29,17 @@ class ExactKeys:
         -inf and -1 where a document is -1, or a request routes no token.
         """
         places, mask = self._places, query_mask.to(routing_q.device)
-        wanted = (documents >= 0).cpu() & mask.any(1, keepdim=True).cpu()
+        wanted = ((documents >= 0) & mask.any(1, keepdim=True).to(documents.device)).cpu()
         rows = documents.cpu()[wanted]
         ids, of_row = places.segments[rows].unique(return_inverse=True)
         stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
-        block, start, count = torch.zeros(3, *wanted.shape, dtype=torch.long)
-        block[wanted], start[wanted], count[wanted] = of_row, places.offsets[rows], places.chunks[rows]
+        runs = of_row, places.offsets[rows], places.chunks[rows]
+        if len(rows) == wanted.numel():
+            block, start, count = (run.view(wanted.shape) for run in runs)
+        else:
+            block, start, count = (torch.zeros(wanted.shape, dtype=torch.long) for _ in runs)
+            for run, of_all in zip(runs, (block, start, count), strict=True):
+                of_all[wanted] = run
         scores, chunks = score_stored(routing_q, mask, stored, block, start, count)
         return scores.to(documents.device), chunks.to(documents.device)
 
