@@ -134,7 +134,7 @@ def score_promising(
     spent, wanted = 0, min(most, max(2 * k, FIRST)) if len(unscored) else 0
     while wanted:
         documents = take_best(unscored, bar_B, wanted)
-        turns.append((documents, rescore(documents).masked_fill_(documents < 0, -torch.inf)))
+        turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
         spent += wanted
         bar_B = raise_best(best_Bk, turns[-1][1])
         left = most_reaching(unscored, bar_B)
