@@ -390,9 +390,15 @@ def _sections(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     for rung in result.get("rungs", []):
         yield f"{rung['tokens']:,} tokens, {rung['documents']:,} documents", rung["systems"]
     if "rungs" not in result:
-        yield "", result["systems"]
+        yield _questions(result["systems"]), result["systems"]
     for value, systems in result.get("groups", {}).items():
-        yield f"{result['by']} = {value}", systems
+        yield f"{result['by']} = {value}, {_questions(systems)}", systems
+
+
+def _questions(systems: Mapping[str, Any]) -> str:
+    """How many questions figures are about, at most: some metrics leave some out."""
+    most = max((metric["n"] for metrics in systems.values() for metric in metrics.values()), default=0)
+    return f"{most:,} question{'s' * (most != 1)}"
 
 
 def _has(metrics: Mapping[str, Any], name: str) -> bool:

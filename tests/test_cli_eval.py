@@ -78,7 +78,8 @@ def test_retrieval_writes_the_layout_outside_checks_read(data: Any, model: Path,
     assert sorted(first["documents"]) == [f"d{i}" for i in range(5)]
     assert [layer["layer"] for layer in first["layers"]] == [2, 3]
     assert "R@16" in done.output
-    assert "kind = odd" in done.output
+    assert "\n5 questions\n" in f"\n{done.output}"
+    assert "kind = odd, 2 questions" in done.output
     assert not out.with_name("out.json.partial").exists()
 
 
