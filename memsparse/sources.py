@@ -13,7 +13,7 @@ from memsparse.errors import DocumentError
 from memsparse.readers import Skipped, Source, reader_for
 from memsparse.types import Document
 
-__all__ = ["Skipped", "read_documents"]
+__all__ = ["Skipped", "read_documents", "refuse_missing"]
 
 STDIN = "-"
 

@@ -164,7 +164,7 @@ def certify(
     were scored, has no chunk.
 
     Args:
-        documents_BM: indices without repetition, -1 for none.
+        documents_BM: indices below N without repetition, -1 for none.
         exact_BM: their exact scores.
 
     Returns: scores (B, k), best first, ties to the lower index, -inf where fewer; documents (B, k) int64, -1

@@ -1,7 +1,8 @@
 """Which of many documents may be among the best: what is taken, and what is left, by a bar for each request.
 
 On a CPU in C (`ops.native.selection`), where a dozen small operations of torch would take longer than the
-scan of a small bank; else by torch. NaN reaches no bar; whoever ranks (`routing.top_documents`) refuses it.
+scan of a small bank; else by torch. Bounds are never NaN. A score that is reaches no bar, and is refused here
+or by whoever ranks (`routing.top_documents`).
 
 B requests, N documents, k wanted.
 """
@@ -26,7 +27,7 @@ def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
     if native.can_select(k, best_Bk, scores_BN):
         return native.raise_best(best_Bk, scores_BN)
     best_Bk.copy_(torch.cat([best_Bk, scores_BN], dim=1).topk(k, dim=1).values)
-    return best_Bk[:, -1]
+    return best_Bk[:, -1].contiguous()
 
 
 def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
     Args:
         bounds_BN: contiguous; -inf where a document was taken, and from now on where one is.
     """
-    if native.can_select(1, bounds_BN, bar_B):
+    if native.can_select(wanted, bounds_BN, bar_B):
         return native.take_best(bounds_BN, bar_B, wanted)
     bounds, documents = bounds_BN.topk(wanted, dim=1)
     bounds_BN.scatter_(1, documents, -torch.inf)

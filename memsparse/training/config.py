@@ -271,7 +271,9 @@ class TrainConfig:
         known = MemSparseConfig().to_dict()
         if unknown := sorted(set(self.model) - set(known)):
             near = ", ".join(get_close_matches(unknown[0], known, cutoff=0.5))
-            told = f"known ones like it: {near}" if near else "see MemSparseConfig for the known ones"
+            told = (
+                f"known ones like {unknown[0]}: {near}" if near else "see MemSparseConfig for the known ones"
+            )
             raise ConfigError(f"model: unknown key {', '.join(unknown)}; {told}")
         fixed = {
             "extractive": True,

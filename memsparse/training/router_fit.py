@@ -140,7 +140,7 @@ class RouterFit:
         if goes_on or self.round + 1 < len(ends):
             log.info("continuing from step %d in %s", self.step, self.out)
         else:
-            log.info("all steps in %s are done, %d of them", self.out, self.step)
+            log.info("the fit in %s is done, at step %d", self.out, self.step)
 
     def _open_round(self, state: Mapping[str, Any] | None) -> None:
         """Run the questions, and put routers and optimizer where the round begins, or where `state` is."""

@@ -187,6 +187,43 @@ def test_nothing_scored_and_nothing_there() -> None:
         assert nothing.documents.shape[0] == shape[0]
 
 
+@pytest.mark.parametrize("k", [native.MOST, native.MOST + 1])
+def test_requests_keep_their_own_bars_where_ways_change(k: int) -> None:
+    exact = torch.randn(3, 4 * k, generator=torch.Generator().manual_seed(k))
+    lower, upper = exact - 0.1, exact + 0.1
+    sieve = Sieve(3, k, device=exact.device)
+    for some in torch.arange(4 * k).split(k):
+        sieve.add(some, lower[:, some], upper[:, some])
+    kept, low, high = sieve.kept()
+    scored = score_promising(low, high, k, lambda columns: exact[:, kept].gather(1, columns.clamp_min(0)))
+    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    expected, index = top_documents(exact, k)
+    assert certified.all()
+    assert torch.equal(best, expected)
+    assert torch.equal(kept[found], index)
+
+
+def test_scores_that_are_no_numbers_end_the_search_at_once() -> None:
+    asked = []
+
+    def rescore(documents: Tensor) -> Tensor:
+        asked.append(documents.shape[1])
+        return torch.full(documents.shape, torch.nan)
+
+    bounds = torch.full((1, 5_000), torch.inf)
+    with pytest.raises(InputError, match="NaN"):
+        scored = score_promising(-bounds, bounds, 4, rescore)
+        certify(scored.upper, scored.documents, scored.exact, 4)
+    assert asked == [certificate.FIRST]
+
+
+def test_a_bound_that_is_no_number_refutes() -> None:
+    scored = torch.tensor([[0]]), torch.tensor([[1.0]])
+    for rest in ([torch.nan, 0.0], [0.0, torch.nan]):
+        assert certify(torch.tensor([[1.0, *rest]]), *scored, 1)[2].tolist() == [False]
+    assert certify(torch.tensor([[torch.nan, 0.0]]), *scored, 1)[2].tolist() == [True]
+
+
 def test_what_cannot_be_answered_is_refused() -> None:
     with pytest.raises(InputError, match="k is 0"):
         score_promising(torch.zeros(1, 3), torch.zeros(1, 3), 0, lambda ranked: ranked.float())

@@ -87,7 +87,7 @@ def test_reading_may_name_one_source_or_several(tmp_path):
         (f"reading = {{ corpus = 1, queries = 2 }}\n{PHASE}", "reading: corpus is 1; it must be text"),
         (
             f"[model]\nhiden_size = 3\n{PHASE}",
-            "model: unknown key hiden_size; known ones like it: hidden_size",
+            "model: unknown key hiden_size; known ones like hiden_size: hidden_size",
         ),
         (f"[model]\nq = 3\n{PHASE}", "unknown key q; see MemSparseConfig"),
         (f"[model]\nhidden_size = 'wide'\n{PHASE}", "model: .*hidden_size"),

@@ -131,7 +131,7 @@ def test_a_finished_fit_is_told_again_and_its_model_mended(
     shutil.rmtree(first.model)
     with caplog.at_level(logging.INFO):
         again = fit_router(config(tmp_path, threads=1), tmp_path / "out")
-    assert [m for m in caplog.messages if "are done" in m]
+    assert [m for m in caplog.messages if "is done, at step" in m]
     assert not [m for m in caplog.messages if "continuing" in m]
     assert (again.before, again.after, again.steps) == (first.before, first.after, first.steps)
     assert (Path(again.model) / "model.safetensors").is_file()

@@ -302,8 +302,8 @@ int memsparse_raise_best_products(
 }
 
 /* Raise bounds of documents to those of their chunks, without writing down a product: the two functions above and in
-   raise_bounds.c in one. Returns 0, or which problem there is: documents that do not ascend are one, and what was raised
-   before one was met may stay, because to raise it again changes nothing. */
+   raise_bounds.c in one. Returns 0, or which problem there is. Documents that do not ascend are one; threads may then have
+   raised some bounds, never too far, or lost what another raised: whoever raises them all again has them right. */
 int memsparse_scan(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t requests, int64_t documents, const float *scales, const float *errors,

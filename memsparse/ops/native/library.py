@@ -129,7 +129,6 @@ def library_or_none() -> ctypes.CDLL | None:
         *(pointer, long, long, pointer, pointer, long),
         *(long, pointer, pointer, pointer),
     ]
-    library.memsparse_raise_best.restype = None
     library.memsparse_reaching.restype = library.memsparse_most_reaching.restype = long
     return library
 

@@ -51,23 +51,32 @@ static int raise_heap(float *heap, int64_t size, const float *values, int64_t co
     return are_numbers;
 }
 
+/* What a number must not lie below to reach a bar: -inf reaches none. */
+static float least(float bar)
+{
+    return bar < -FLT_MAX ? -FLT_MAX : bar;
+}
+
 static void clear(float *values, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)
         values[i] = -INFINITY;
 }
 
-/* best is (requests, k) heaps, scores (requests, documents), bar (requests,) becomes the worst of each heap. */
-void memsparse_raise_best(float *best, int64_t requests, int64_t k, const float *scores, int64_t documents, float *bar)
+/* best is (requests, k) heaps, scores (requests, documents), bar (requests,) becomes the worst of each heap. Returns 0,
+   or NOT_A_NUMBER. */
+int memsparse_raise_best(float *best, int64_t requests, int64_t k, const float *scores, int64_t documents, float *bar)
 {
+    int are_numbers = 1;
     for (int64_t request = 0; request < requests; request++) {
-        raise_heap(best + request * k, k, scores + request * documents, documents);
+        are_numbers &= raise_heap(best + request * k, k, scores + request * documents, documents);
         bar[request] = best[request * k];
     }
+    return are_numbers ? NONE : NOT_A_NUMBER;
 }
 
-/* upper is (requests, documents), bar (requests,); beyond, (requests,), is raised. -inf reaches no bar. `kept` has room
-   for all documents; returns how many there are in it. */
+/* upper is (requests, documents), bar (requests,); beyond, (requests,), is raised. `kept` has room for all documents;
+   returns how many there are in it. */
 int64_t memsparse_reaching(
     const float *upper, int64_t requests, int64_t documents, const float *bar, float *beyond, int64_t *kept)
 {
@@ -76,7 +85,7 @@ int64_t memsparse_reaching(
         const int64_t here = documents - begin < BLOCK ? documents - begin : BLOCK;
         int reaches[BLOCK] = {0}, any = 0;
         for (int64_t request = 0; request < requests; request++) {
-            const float *row = upper + request * documents + begin, own = fmaxf(bar[request], -FLT_MAX);
+            const float *row = upper + request * documents + begin, own = least(bar[request]);
             for (int64_t i = 0; i < here; i++)
                 reaches[i] |= row[i] >= own;
         }
@@ -105,7 +114,7 @@ int64_t memsparse_most_reaching(const float *bounds, int64_t requests, int64_t d
 {
     int64_t most = 0;
     for (int64_t request = 0; request < requests; request++) {
-        const float *row = bounds + request * documents, own = fmaxf(bar[request], -FLT_MAX);
+        const float *row = bounds + request * documents, own = least(bar[request]);
         int64_t count = 0;
         for (int64_t i = 0; i < documents; i++)
             count += row[i] >= own;
@@ -125,7 +134,7 @@ int memsparse_take_best(
         int64_t *to = taken + request * wanted, count = 0, above = 0;
         clear(heap, wanted);
         raise_heap(heap, wanted, row, documents);
-        cut = fmaxf(fmaxf(heap[0], bar[request]), -FLT_MAX);
+        cut = heap[0] > least(bar[request]) ? heap[0] : least(bar[request]);
         for (int64_t i = 0; i < documents; i++)
             above += row[i] > cut;
         for (int64_t i = 0, equal = wanted - above; i < documents && count < wanted; i++)
@@ -153,13 +162,18 @@ static int by_score_then_document(const void *left, const void *right)
 static int rank(
     const float *scores, const int64_t *documents, int64_t count, int64_t k, struct found *room, float *best, int64_t *index)
 {
-    int64_t candidates = 0;
+    int64_t candidates = 0, equal = count;
     clear(best, k);
     if (!raise_heap(best, k, scores, count))
         return NOT_A_NUMBER;
-    const float cut = best[0];
+    const float cut = least(best[0]);
+    if (documents == NULL) { /* of those at the cut, which may be many, the first are the lowest */
+        equal = k;
+        for (int64_t i = 0; i < count; i++)
+            equal -= scores[i] > cut;
+    }
     for (int64_t i = 0; i < count; i++)
-        if (scores[i] >= cut && scores[i] > -INFINITY)
+        if (scores[i] > cut || (scores[i] == cut && equal-- > 0))
             room[candidates++] = (struct found){scores[i], documents == NULL ? i : documents[i]};
     qsort(room, candidates, sizeof *room, by_score_then_document);
     for (int64_t i = 0; i < k; i++) {
@@ -194,6 +208,7 @@ int memsparse_certify(
         const int64_t *document = scored + request * scores;
         const float *bounds = upper + request * documents;
         float highest = -INFINITY;
+        int is_known = 1;
         memset(is_scored, 0, documents);
         for (int64_t i = 0; i < scores; i++) {
             own[i] = document[i] < 0 ? -INFINITY : exact[request * scores + i];
@@ -202,11 +217,14 @@ int memsparse_certify(
             else if (document[i] >= 0)
                 is_scored[document[i]] = 1;
         }
-        for (int64_t i = 0; i < documents; i++)
+        for (int64_t i = 0; i < documents; i++) {
+            is_known &= is_scored[i] || bounds[i] == bounds[i];
             highest = !is_scored[i] && bounds[i] > highest ? bounds[i] : highest;
+        }
         if (problem == NONE)
             problem = rank(own, document, scores, k, room, best + request * k, index + request * k);
-        certified[request] = highest < best[request * k + k - 1] || highest == -INFINITY;
+        if (problem == NONE)
+            certified[request] = is_known && (highest < best[request * k + k - 1] || highest == -INFINITY);
     }
     free(room), free(own), free(is_scored);
     return problem;

@@ -6,8 +6,8 @@ B requests, N documents, M documents scored exactly, k wanted.
 import torch
 from torch import Tensor
 
-from memsparse.errors import InputError
-from memsparse.ops.native.library import NOT_A_NUMBER, check, is_built, loaded
+from memsparse.errors import InputError, ShapeError
+from memsparse.ops.native.library import NOT_A_NUMBER, check, is_built, is_readable, loaded
 
 MOST = 1024
 """Documents wanted up to which a heap of them pays."""
@@ -20,7 +20,10 @@ def can_select(k: int, *scores: Tensor) -> bool:
         0 < k <= MOST
         and is_built()
         and all(
-            each.dtype == torch.float32 and each.device.type == "cpu" and not each.requires_grad
+            type(each) is Tensor
+            and each.dtype == torch.float32
+            and each.device.type == "cpu"
+            and not each.requires_grad
             for each in scores
         )
     )
@@ -29,35 +32,41 @@ def can_select(k: int, *scores: Tensor) -> bool:
 def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
     """As `ops.selection.raise_best`; best_Bk is one that this function raised, or all -inf."""
     scores, bar = scores_BN.contiguous(), torch.empty(len(best_Bk), device="cpu")
-    loaded().memsparse_raise_best(
-        best_Bk.data_ptr(), *best_Bk.shape, scores.data_ptr(), scores.shape[1], bar.data_ptr()
+    _expect(best_Bk, (len(scores), best_Bk.shape[1]))
+    _check(
+        loaded().memsparse_raise_best(
+            best_Bk.data_ptr(), *best_Bk.shape, scores.data_ptr(), scores.shape[1], bar.data_ptr()
+        )
     )
     return bar
 
 
 def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
     """As `ops.selection.reaching`."""
-    upper = upper_BN.contiguous()
+    upper, bar = upper_BN.contiguous(), _bars(upper_BN, bar_B)
+    _expect(beyond_B, (len(upper),))
     kept = torch.empty(upper.shape[1], dtype=torch.int64, device="cpu")
     count = loaded().memsparse_reaching(
-        upper.data_ptr(), *upper.shape, bar_B.data_ptr(), beyond_B.data_ptr(), kept.data_ptr()
+        upper.data_ptr(), *upper.shape, bar.data_ptr(), beyond_B.data_ptr(), kept.data_ptr()
     )
     return kept[:count]
 
 
 def most_reaching(bounds_BN: Tensor, bar_B: Tensor) -> int:
     """As `ops.selection.most_reaching`."""
-    bounds = bounds_BN.contiguous()
-    most: int = loaded().memsparse_most_reaching(bounds.data_ptr(), *bounds.shape, bar_B.data_ptr())
+    bounds, bar = bounds_BN.contiguous(), _bars(bounds_BN, bar_B)
+    most: int = loaded().memsparse_most_reaching(bounds.data_ptr(), *bounds.shape, bar.data_ptr())
     return most
 
 
 def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
     """As `ops.selection.take_best`; bounds_BN is contiguous."""
+    bar = _bars(bounds_BN, bar_B)
+    _expect(bounds_BN, tuple(bounds_BN.shape))
     taken = torch.empty(len(bounds_BN), wanted, dtype=torch.int64, device="cpu")
     check(
         loaded().memsparse_take_best(
-            bounds_BN.data_ptr(), *bounds_BN.shape, bar_B.data_ptr(), wanted, taken.data_ptr()
+            bounds_BN.data_ptr(), *bounds_BN.shape, bar.data_ptr(), wanted, taken.data_ptr()
         )
     )
     return taken
@@ -76,6 +85,9 @@ def certify(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `ops.certificate.certify`."""
     upper, documents, exact = upper_BN.contiguous(), documents_BM.contiguous(), exact_BM.contiguous()
+    scored = len(upper), documents.shape[1]
+    _expect(documents, scored, torch.int64)
+    _expect(exact, scored)
     best, index = _ranking(len(upper), k)
     certified = torch.empty(len(upper), dtype=torch.bool, device="cpu")
     problem = loaded().memsparse_certify(
@@ -89,6 +101,20 @@ def certify(
     )
     _check(problem)
     return best, index, certified
+
+
+def _bars(bounds_BN: Tensor, bar_B: Tensor) -> Tensor:
+    """A bar for each request, as C reads them."""
+    bar = bar_B.contiguous()
+    _expect(bar, bounds_BN.shape[:1])
+    return bar
+
+
+def _expect(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    if not is_readable(tensor, dtype, shape):
+        raise ShapeError(
+            f"a tensor is {tuple(tensor.shape)} {tensor.dtype}; pass {shape} {dtype}, contiguous, on the CPU"
+        )
 
 
 def _ranking(requests: int, k: int) -> tuple[Tensor, Tensor]:

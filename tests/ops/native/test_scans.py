@@ -243,6 +243,10 @@ def test_one_pass_is_the_two_in_one(
         swapped = owners.clone()
         swapped[20_000], swapped[-1] = owners[-1], owners[20_000]
         assert not scans.scan(keys, vectors, stored, swapped, *factors, bounds)
+        # What one thread takes ascends, but not where the next one begins.
+        part = scans._Product(keys, vectors).threads[2]
+        begun_again = torch.cat([owners[:part] - owners[0] + 1, owners[: 30_000 - part]])
+        assert not scans.scan(keys, vectors, stored, begun_again, *factors, bounds)
     for wrong in (-1, size[1]):
         with pytest.raises(ShapeError, match="out of range"):
             scans.scan(keys, vectors, stored, owners.where(owners > 0, wrong), *factors, bounds)

@@ -21,6 +21,7 @@ def _built() -> None:
         (1, torch.zeros(1, 3, dtype=torch.float64)),
         (1, torch.zeros(1, 3, requires_grad=True)),
         (1, torch.zeros(1, 3, device="meta")),
+        (1, torch.nn.Parameter(torch.zeros(1, 3), requires_grad=False)),
     ],
     ids=str,
 )
@@ -52,6 +53,25 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
             selection.top_documents(scores, 4)
         with pytest.raises(InputError, match="NaN"):
             selection.certify(torch.zeros(2, 200), torch.arange(200).expand(2, -1), scores, 4)
+
+
+def test_memory_of_another_shape_is_refused() -> None:
+    three, two = torch.zeros(1, 3), torch.zeros(1, 2)
+    numbers = torch.zeros(1, 3, dtype=torch.int64)
+    bar, beyond = torch.zeros(1), torch.zeros(1)
+    for call in (
+        lambda: selection.certify(three, numbers, two, 1),
+        lambda: selection.certify(three, numbers.int(), three, 1),
+        lambda: selection.certify(three.expand(2, -1), numbers, three, 1),
+        lambda: selection.raise_best(three.expand(2, -1), three),
+        lambda: selection.raise_best(three, three.expand(2, -1)),
+        lambda: selection.reaching(three, bar.double(), beyond),
+        lambda: selection.reaching(three, bar, torch.zeros(2)),
+        lambda: selection.most_reaching(three, torch.zeros(2)),
+        lambda: selection.take_best(torch.zeros(3, 2).T, torch.zeros(2), 1),
+    ):
+        with pytest.raises(ShapeError, match="a tensor is"):
+            call()
 
 
 def test_a_document_that_is_not_there_is_refused() -> None:
