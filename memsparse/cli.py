@@ -183,7 +183,7 @@ def ask(
         say(answer.text)
         show_answer(answer, rounds=rounds)
         if bank is not None and not answer.rounds:
-            note(nothing_there(bank))
+            note(nothing_there(bank, namespace))
 
 
 @app.command(cls=ListCommand)
@@ -251,8 +251,12 @@ def _memory(
     fresh: bool = False,
 ) -> "Iterator[tuple[MemoryEngine, str | None]]":
     """An engine over a bank, or over documents once what is new is encoded, and the namespace to ask."""
-    if bool(docs) == (bank is not None):
-        raise InputError("give --docs with files or folders, or --bank with a memory bank, and not both")
+    if not docs and bank is None:
+        raise InputError("there is nothing to read; give --docs with files or folders, or --bank")
+    if docs and bank is not None:
+        raise InputError(
+            "--docs and --bank do not go together; add the files to the bank: memsparse bank add"
+        )
     if bank is not None:
         from memsparse.distributed.launch import engine_class
 

@@ -9,6 +9,7 @@ import typer
 from memsparse.console import (
     SkipNotes,
     excerpt,
+    full_id,
     note,
     nothing_there,
     one_line,
@@ -105,6 +106,8 @@ def list_documents(
     if as_json:
         show_json({"documents": documents})
         return
+    if not documents:
+        note(nothing_there(directory, namespace))
     rows = [(info.id, info.namespace, info.tokens, _day(info.created), info.title) for info in documents]
     show_rows(rows, ("id", "namespace", "tokens", "added", "title"))
 
@@ -158,9 +161,9 @@ def search(
         show_json({"query": query, "hits": hits})
         return
     if not hits:
-        note(nothing_there(directory))
+        note(nothing_there(directory, namespace))
     for hit in hits:
-        say(f"{hit.score:.4f}  {one_line(hit.citation.document_id)}", bold=True)
+        say(f"{hit.score:.4f}  {one_line(full_id(hit.citation))}", bold=True)
         say(f"    {excerpt(hit.citation.text)}")
 
 

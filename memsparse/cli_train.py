@@ -101,6 +101,8 @@ def _train(values: Mapping[str, Any], source: str, out: Path, until: int | None,
         show_json({"step": trainer.step, "steps": config.steps, "model": str(out / MODEL)})
         return
     say(f"{out / MODEL}: step {trainer.step} of {config.steps}")
+    if until is not None and until < trainer.step:
+        note(f"step {until} is past: this run stands at step {trainer.step}")
     if trainer.step < config.steps:
         note(f"{config.steps - trainer.step} steps are left: the same command without --until trains them")
     else:

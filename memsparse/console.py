@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:  # what these modules import takes seconds, which `--help` does not have
     from memsparse.engine.engine import AddReport
     from memsparse.sources import Skipped
-    from memsparse.types import Answer
+    from memsparse.types import Answer, Citation
 
 _EXCERPT = 200
 """Characters of a passage that are shown."""
@@ -102,13 +102,19 @@ def excerpt(text: str) -> str:
     return textwrap.shorten(text, _EXCERPT, placeholder=" ...")
 
 
+def full_id(citation: "Citation") -> str:
+    """The id of a document, and its namespace unless that is the default one."""
+    return citation.document_id + f" [{citation.namespace}]" * (citation.namespace != "default")
+
+
 def show_answer(answer: "Answer", *, rounds: bool = False) -> None:
     """Write what an answer rests on and what it took; its text is on the screen already."""
     from memsparse.text import without_title  # imports a tokenizer
 
     for index, citation in enumerate(answer.citations, start=1):
         say()
-        title = f"{citation.title} ({citation.document_id})" if citation.title else citation.document_id
+        id_ = full_id(citation)
+        title = f"{citation.title} ({id_})" if citation.title else id_
         say(f"[{index}] {one_line(title)}", bold=True)
         say(f"    {excerpt(without_title(citation.title, citation.text))}")
     say()
@@ -138,9 +144,10 @@ class SkipNotes:
         note(f"skipped {item.path}: {item.reason}")
 
 
-def nothing_there(bank: Path) -> str:
+def nothing_there(bank: Path, namespace: str | None = None) -> str:
     """What to do where a bank has no document that the namespace and the version asked for let be read."""
-    return f"{bank} holds nothing to read here; 'memsparse bank stats {bank}' tells what it holds"
+    where = "here" if namespace is None else f"in the namespace {namespace!r}"
+    return f"{bank} holds nothing to read {where}; 'memsparse bank stats {bank}' tells what it holds"
 
 
 def report_line(report: "AddReport", skipped: int) -> str:

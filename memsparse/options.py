@@ -146,7 +146,12 @@ Docs = Annotated[
 Bank = Annotated[Path | None, typer.Option("--bank", metavar="DIR", help="Memory bank to answer from.")]
 BankPath = Annotated[Path, typer.Argument(metavar="DIR", help="Memory bank.", show_default=False)]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", metavar="N", help="Only this namespace; without it all of them.")
+    str | None,
+    typer.Option(
+        "--namespace",
+        metavar="N",
+        help="Only this namespace; without it all. What --docs names is put into it.",
+    ),
 ]
 OwnNamespace = Annotated[str, typer.Option("--namespace", metavar="N", help="Namespace of the documents.")]
 AsOf = Annotated[

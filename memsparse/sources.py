@@ -65,7 +65,10 @@ def _read(
                     first_with_id[item.id] = origin
                     yield item
                     continue
-                reason = f"its id {item.id!r} is taken by a document in {first_with_id[item.id]}"
+                reason = (
+                    f"its id {item.id!r} is taken by a document in {first_with_id[item.id]}; name the folder "
+                    "above both, or give each a namespace"
+                )
                 item = Skipped(path=origin, reason=reason)
             if strict:
                 raise DocumentError(f"{item.path}: {item.reason}; repair it or leave it out")

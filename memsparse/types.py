@@ -55,6 +55,7 @@ class Citation:
 
     number: int
     document_id: str
+    namespace: str = "default"
     title: str
     start: int
     end: int

@@ -72,6 +72,11 @@ def test_add_reads_standard_input_into_a_namespace(model: Path, bank: Path) -> N
     result = run("bank", "add", bank, "-", "--model", model, "--namespace", "birds", stdin=lines)
     assert result.exit_code == 0
     listed = told(run("bank", "list", bank, "--namespace", "birds", "--json"))["documents"]
+    hits = told(run("bank", "search", bank, "bird", "--model", model, "--json"))["hits"]
+    assert {hit["citation"]["namespace"] for hit in hits} == {"birds", "default"}
+    shown = run("bank", "search", bank, "bird", "--model", model).stdout
+    assert shown.count(" [birds]\n") == 2
+    assert "[default]" not in shown
     assert [info["id"] for info in listed] == ["a", "b"]
     assert told(run("bank", "stats", bank, "--json"))["namespaces"] == {"birds": 2, "default": 2}
 

@@ -76,8 +76,13 @@ def test_pretrain_trains_and_continues(recipe: Path, tmp_path: Path):
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout) == {"step": 3, "steps": 3, "model": str(out / "model")}
     assert "continuing from step 1" in again.stderr
+    assert "set otherwise" not in again.stderr
     assert load_model(out / "model").config.chunk_size == 8
-    done = run("train", "pretrain", "--config", recipe, "--out", out, "--set", "seed=5")
+    words = ("train", "pretrain", "--config", recipe, "--out", out)
+    other = run(*words, "--until", 1, "--set", "seed=6", "--set", "save_every=7")
+    assert "set otherwise than before, from here on: seed, save_every" in other.stderr
+    assert "step 1 is past: this run stands at step 3" in other.stderr
+    done = run(*words, "--set", "seed=5")
     assert done.stdout == f"{out / 'model'}: step 3 of 3\n"
     assert f"all 3 steps in {out} are done" in done.stderr
     assert f"its metrics: {out / 'metrics.jsonl'}; ask it: memsparse ask" in done.stderr

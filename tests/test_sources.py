@@ -98,7 +98,8 @@ def test_of_two_documents_with_one_id_the_first_is_read(tmp_path: Path) -> None:
     documents, skipped = read(tmp_path / "one", tmp_path / "two")
     assert [document.text for document in documents] == ["one"]
     path, first = str(tmp_path / "two" / "notes.txt"), str(tmp_path / "one" / "notes.txt")
-    assert skipped == [(path, f"its id 'notes.txt' is taken by a document in {first}")]
+    reason = f"its id 'notes.txt' is taken by a document in {first}"
+    assert skipped == [(path, f"{reason}; name the folder above both, or give each a namespace")]
 
 
 def test_the_same_id_twice_in_one_file(tmp_path: Path) -> None:

@@ -396,6 +396,7 @@ def citation_of(passage: Passage) -> Citation:
     return Citation(
         number=passage.number,
         document_id=passage.document_id,
+        namespace=passage.namespace,
         title=passage.title,
         start=passage.start,
         end=passage.end,

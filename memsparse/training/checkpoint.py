@@ -58,6 +58,13 @@ def load_state(folder: Path, *, name: str = STATE) -> dict[str, Any] | None:
     return state
 
 
+def saved_config(folder: Path, *, name: str = STATE) -> dict[str, Any]:
+    """The config of the run that saved a state, which must be there."""
+    with safe_open(str(folder / name), "pt") as opened:
+        config: dict[str, Any] = json.loads(opened.metadata().get("config", "{}"))
+    return config
+
+
 def remove_state(folder: Path, *, name: str) -> None:
     """Remove a state, if it is there."""
     (folder / name).unlink(missing_ok=True)

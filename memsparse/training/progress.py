@@ -109,7 +109,8 @@ class Averages:
 
 
 class StopSignal:
-    """While it is open, the first Ctrl-C only asks to stop; a second one interrupts at once.
+    """While it is open, the first Ctrl-C only asks to stop, and so does the first SIGTERM, which schedulers
+    and launchers send; a second one of its kind interrupts at once.
 
     In a thread other than the main one it does nothing: signals do not arrive there.
 
@@ -120,25 +121,24 @@ class StopSignal:
     def __init__(self, *, silent: bool = False) -> None:
         self.asked = False
         self._silent = silent
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {each: signal.signal(each, self._ask) for each in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
-        if not self._silent:  # past every buffer and lock, which what was interrupted may hold
+        told, self.asked = self.asked, True
+        self._restore(number)
+        if not self._silent and not told:  # past every buffer and lock, which what was interrupted may hold
             os.write(2, b"ending this step; Ctrl-C again stops at once\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        self._restore(*self._before)
 
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers:
+            signal.signal(number, self._before.pop(number))

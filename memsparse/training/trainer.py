@@ -4,6 +4,7 @@ Everything a step sees is drawn from the seed and the step's number, so a run co
 in as many processes as there are.
 """
 
+import json
 import logging
 import math
 import time
@@ -28,6 +29,7 @@ from memsparse.training.checkpoint import (
     load_state,
     remove_state,
     save_state,
+    saved_config,
 )
 from memsparse.training.config import BUILT_TASKS, Phase, TrainConfig
 from memsparse.training.data import CallMix, Step, copy_batch, induction_batch
@@ -355,6 +357,10 @@ class Trainer:
             log.info("continuing from step %d in %s", self.step, self.out)
         else:
             log.info("all %d steps in %s are done", self.step, self.out)
+        now, before = json.loads(json.dumps(asdict(self.config))), saved_config(self.out)
+        changed = [name for name, value in now.items() if name in before and before[name] != value]
+        if changed:
+            log.info("set otherwise than before, from here on: %s", ", ".join(changed))
 
 
 def _part_name(rank: int) -> str:

@@ -74,6 +74,17 @@ def test_the_first_interrupt_asks_and_the_second_one_interrupts(capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_termination_asks_too_and_does_not_use_up_the_interrupt(capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), signal.SIGINT)  # asks again, and only that
+        assert capfd.readouterr().err.count("ending this step") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_the_handler_before_is_put_back_also_without_an_interrupt():
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
