@@ -18,7 +18,7 @@ HOST_BANDWIDTH = 50e9
 LINK = {"pcie4": 25e9, "pcie5": 50e9}
 """Bytes a second from pinned host memory to an accelerator."""
 DISK = 2e9
-"""Bytes a second of a disk."""
+"""Bytes a second of a disk, read or written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ class Hardware:
     link: float
     """Bytes a second from host memory to the device."""
     disk: float
-    """Bytes a second of the disk."""
+    """Bytes a second of the disk, read or written."""
     assumed: tuple[str, ...]
     """What was not measured, one line each."""
     load_average: float | None = None
@@ -129,7 +129,7 @@ def read_hardware(gpu: str | None = None, host: str | None = None) -> Hardware:
             f"{card.bandwidth / 1e12:.2f} TB/s, {card.peak / 1e12:.0f} TFLOP/s and {card.link / 1e9:.0f} "
             "GB/s from the host: data sheet, not measured",
             told,
-            f"the disk reads {DISK / 1e9:.0f} GB/s",
+            f"the disk reads and writes {DISK / 1e9:.0f} GB/s",
         ),
     )
 
@@ -138,7 +138,7 @@ def of_machine(machine: Machine, memory: int | None = None) -> Hardware:
     """A measured machine as hardware to plan for."""
     cpu = not machine.accelerators
     link = machine.bandwidth if cpu else LINK["pcie4"]
-    assumed = [f"the disk reads {DISK / 1e9:.0f} GB/s"]
+    assumed = [f"the disk reads and writes {DISK / 1e9:.0f} GB/s"]
     if not cpu:
         assumed.append(f"the host sends {link / 1e9:.0f} GB/s to the device")
     return Hardware(

@@ -44,7 +44,7 @@ LAYER_SECONDS = 3e-4
 """Time a layer takes whatever its size: launches, Python."""
 _TIMES_ASSUMED = (
     f"scans reach {ROUTE_FRACTION:.0%} of their floor, encoding and prefill {MATRIX_FRACTION:.0%} of the "
-    f"matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least"
+    f"matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least, to read and tokenise texts nothing"
 )
 
 
@@ -256,12 +256,12 @@ def activation_bytes(config: MemSparseConfig, question_tokens: int = QUESTION_TO
 def encode_seconds(
     config: MemSparseConfig, hardware: Hardware, memory: Memory, *, rates: Rates | None = None
 ) -> float:
-    """Time to encode a bank with all accelerators."""
-    if rates is not None:
-        return memory.tokens * rates.token / max(1, hardware.accelerators)
+    """Time to encode a bank with all accelerators, or to write it, whichever is longer."""
+    written = memory.stored_key_bytes + memory.content_bytes + memory.catalog_bytes
     length = memory.tokens / memory.documents
     flops = memory.documents * pass_flops(config, [round(length)], weights=2, writes=True, chunks_only=True)
-    return flops / (MATRIX_FRACTION * hardware.peak * max(1, hardware.accelerators))
+    encoded = flops / (MATRIX_FRACTION * hardware.peak) if rates is None else memory.tokens * rates.token
+    return max(encoded / max(1, hardware.accelerators), written / hardware.disk)
 
 
 def question_latency(

@@ -127,6 +127,9 @@ def test_times_follow_size_and_hardware():
     assert plan_memory(config, HERE, 10**7, question_tokens=1).question.bound == "bandwidth"
     faster = plan_memory(config, replace(HERE, peak=4e12), 10**7)
     assert faster.encode_seconds == pytest.approx(one.encode_seconds / 10)
+    fastest = plan_memory(config, replace(HERE, peak=4e15), 10**7)
+    written = [item.bytes for item in tier(fastest, "disk").items if item.what != "routing keys, int8"]
+    assert fastest.encode_seconds == pytest.approx(sum(written) / HERE.disk)
     two = plan_memory(SHAPE, read_hardware("2xa100"), 10**7)
     alone = plan_memory(SHAPE, read_hardware("1xa100"), 10**7)
     assert two.encode_seconds == pytest.approx(alone.encode_seconds / 2)
