@@ -34,12 +34,7 @@ class ExactKeys:
         ids, of_row = places.segments[rows].unique(return_inverse=True)
         stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
         runs = of_row, places.offsets[rows], places.chunks[rows]
-        if len(rows) == wanted.numel():
-            block, start, count = (run.view(wanted.shape) for run in runs)
-        else:
-            block, start, count = (torch.zeros(wanted.shape, dtype=torch.long) for _ in runs)
-            for run, of_all in zip(runs, (block, start, count), strict=True):
-                of_all[wanted] = run
+        block, start, count = (run.new_zeros(wanted.shape).masked_scatter_(wanted, run) for run in runs)
         scores, chunks = score_stored(routing_q, mask, stored, block, start, count)
         return scores.to(documents.device), chunks.to(documents.device)
 

@@ -368,19 +368,18 @@ class BankReader:
         lengths = chunks.sum(1)
         slots = int(lengths.max())
         mask = torch.arange(slots) < lengths[:, None]
-        document_of_slot = torch.repeat_interleave(order.flatten(), chunks.flatten())
+        owners = torch.repeat_interleave(order.flatten(), chunks.flatten())
+        document_of_slot = owners.new_zeros(mask.shape).masked_scatter_(mask, owners)
         wanted = self._located(documents[found])
         shape = fingerprint.kv_heads, fingerprint.head_dim
         content = routing_q.new_zeros(2, 0, *shape)
         if wanted:
             content = self._tiers.content.gather(layer_idx, wanted, like=routing_q)
-        if len(document_of_slot) < mask.numel():  # of requests that read less than another
+        if len(owners) < mask.numel():  # of requests that read less than another
             row, slot = mask.nonzero(as_tuple=True)  # on the host: a device would have to be waited for
-            document_of_slot = mask.long().index_put_((row, slot), document_of_slot)
             padded = content.new_zeros(2, *mask.shape, *shape)
             padded[:, row.to(device), slot.to(device)] = content
             content = padded
-        document_of_slot = document_of_slot.view(mask.shape)
         kv = content.view(2, *mask.shape, *shape).transpose(2, 3).contiguous()
         self._prefetch(layer_idx, wanted, device)
         return MemoryKV(

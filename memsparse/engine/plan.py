@@ -258,9 +258,12 @@ def encode_seconds(
 ) -> float:
     """Time to encode a bank with all accelerators, or to write it, whichever is longer."""
     written = memory.stored_key_bytes + memory.content_bytes + memory.catalog_bytes
-    length = memory.tokens / memory.documents
-    flops = memory.documents * pass_flops(config, [round(length)], weights=2, writes=True, chunks_only=True)
-    encoded = flops / (MATRIX_FRACTION * hardware.peak) if rates is None else memory.tokens * rates.token
+    if rates is None:
+        length = round(memory.tokens / memory.documents)
+        flops = memory.documents * pass_flops(config, [length], weights=2, writes=True, chunks_only=True)
+        encoded = flops / (MATRIX_FRACTION * hardware.peak)
+    else:
+        encoded = memory.tokens * rates.token
     return max(encoded / max(1, hardware.accelerators), written / hardware.disk)
 
 

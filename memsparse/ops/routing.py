@@ -18,6 +18,7 @@ from torch.nn.functional import normalize as l2_normalize
 
 from memsparse.errors import ConfigError, InputError, ShapeError
 from memsparse.ops.native import selection as native
+from memsparse.ops.native.library import NO_NUMBER
 
 Score = Literal["cosine", "dot"]
 HeadReduce = Literal["mean", "max"]
@@ -253,7 +254,7 @@ def top_documents(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     missing = taken - above.sum(1, keepdim=True)
     chosen = (sound & (above | (equal & (equal.cumsum(1) <= missing)))).nonzero()
     if len(chosen) != batch * taken:
-        raise InputError(native.NO_NUMBER)
+        raise InputError(NO_NUMBER)
     ascending = chosen[:, 1].view(batch, taken)
     values, order = scores.gather(1, ascending).sort(dim=1, descending=True, stable=True)
     best[:, :taken] = values

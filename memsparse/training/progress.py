@@ -108,6 +108,11 @@ class Averages:
         return means
 
 
+def interruption(step: int, out: Path) -> KeyboardInterrupt:
+    """What ends a run that was asked to stop, once it is saved."""
+    return KeyboardInterrupt(f"interrupted: step {step} is saved in {out}; run again to continue")
+
+
 class StopSignal:
     """While it is open, the first Ctrl-C only asks to stop, and so does the first SIGTERM, which schedulers
     and launchers send; a second one of its kind interrupts at once.

@@ -20,7 +20,7 @@ from memsparse.ops.losses import auxiliary_loss
 from memsparse.ops.routing import top_documents
 from memsparse.training.checkpoint import MODEL, export_model, load_state, save_state
 from memsparse.training.objective import RECALLS
-from memsparse.training.progress import METRICS, RunLog, StopSignal
+from memsparse.training.progress import METRICS, RunLog, StopSignal, interruption
 from memsparse.training.router_config import RouterConfig
 from memsparse.training.router_heads import Routers, by_document, put_routers, routers_of
 from memsparse.training.router_pairs import Pair, PairSet
@@ -124,9 +124,7 @@ class RouterFit:
                         self._save()
                     if stop.asked:
                         self._save()
-                        raise KeyboardInterrupt(
-                            f"interrupted: step {self.step} is saved in {self.out}; run again to continue"
-                        )
+                        raise interruption(self.step, self.out)
                 self._close_round()
 
     def _continue(self, state: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ from memsparse.training.measuring import Measures
 from memsparse.training.objective import DigitReader, KeyQueue
 from memsparse.training.optimizer import MasterOptimizer
 from memsparse.training.processes import Processes
-from memsparse.training.progress import METRICS, Averages, RunLog, StopSignal
+from memsparse.training.progress import METRICS, Averages, RunLog, StopSignal, interruption
 from memsparse.training.reading import open_reading
 from memsparse.training.settings import made
 from memsparse.training.sharding import gather, reduce, release, shard
@@ -178,8 +178,7 @@ class Trainer:
                 if self.step % self.config.save_every == 0 or self.step == last or stopping:
                     self.save()
         if stopping:
-            saved = f"interrupted: step {self.step} is saved in {self.out}; run again to continue"
-            raise KeyboardInterrupt(saved) if self.processes.first else KeyboardInterrupt
+            raise interruption(self.step, self.out) if self.processes.first else KeyboardInterrupt
 
     def _run_log(self, last: int) -> RunLog:
         first = self.processes.first

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,19 +7,10 @@ from torch import Tensor
 from memsparse.errors import InputError
 from memsparse.ops import certificate, reference
 from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
-from memsparse.ops.native import library
 from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
 
-
-@pytest.fixture(autouse=True, scope="module", params=["c", "torch"])
-def _way(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "c" and not library.is_built():
-        pytest.skip("no library here")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setattr(native, "can_select", lambda *_: False)
-        yield
+pytestmark = pytest.mark.usefixtures("_each_way_to_select")
 
 
 def bounded(

@@ -1,7 +1,6 @@
 """Each function in C where there is a library, and by torch, against lists of Python."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.ops.native import library
-from memsparse.ops.native import selection as native
 from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
 
 CPU = torch.device("cpu")
@@ -22,14 +19,7 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module", params=["c", "torch"])
-def _way(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "c" and not library.is_built():
-        pytest.skip("no library here")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setattr(native, "can_select", lambda *_: False)
-        yield
+pytestmark = pytest.mark.usefixtures("_each_way_to_select")
 
 
 def drawn(seed: int, requests: int, documents: int, levels: int) -> tuple[Tensor, torch.Generator]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memsparse.errors import ShapeError
+from memsparse.errors import InputError, ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
 VERSION = 14
@@ -18,9 +18,10 @@ KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
 TILED = {torch.int8: 4, torch.bfloat16: 5}
 """The same by tiles (AMX), where the processor has them and rows are whole ones."""
-_NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE, NOT_A_NUMBER = 2, 3, 4, 5, 6
+_NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE, _NOT_A_NUMBER = 2, 3, 4, 5, 6
 """Problems that C reports; MIXED is that documents do not ascend, for which it has no way."""
 OUTSIDE_ITS_BLOCK = "a run does not lie in its block"
+NO_NUMBER = "scores hold NaN; look for NaN in the routing queries and keys"
 
 
 def has_threads() -> bool:
@@ -63,6 +64,8 @@ def check(problem: int) -> None:
         raise ShapeError("a chunk's document is out of range; number them from 0, below those of the bounds")
     if problem == _RUN_OUTSIDE:
         raise ShapeError(OUTSIDE_ITS_BLOCK)
+    if problem == _NOT_A_NUMBER:
+        raise InputError(NO_NUMBER)
     if problem:
         raise RuntimeError("no kernel for this processor")
 

@@ -6,12 +6,11 @@ B requests, N documents, M documents scored exactly, k wanted.
 import torch
 from torch import Tensor
 
-from memsparse.errors import InputError, ShapeError
-from memsparse.ops.native.library import NOT_A_NUMBER, check, is_built, is_readable, loaded
+from memsparse.errors import ShapeError
+from memsparse.ops.native.library import check, is_built, is_readable, loaded
 
 MOST = 1024
 """Documents wanted up to which a heap of them pays."""
-NO_NUMBER = "scores hold NaN; look for NaN in the routing queries and keys"
 
 
 def can_select(k: int, *scores: Tensor) -> bool:
@@ -33,7 +32,7 @@ def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
     """As `ops.selection.raise_best`; best_Bk is one that this function raised, or all -inf."""
     scores, bar = scores_BN.contiguous(), torch.empty(len(best_Bk), device="cpu")
     _expect(best_Bk, (len(scores), best_Bk.shape[1]))
-    _check(
+    check(
         loaded().memsparse_raise_best(
             best_Bk.data_ptr(), *best_Bk.shape, scores.data_ptr(), scores.shape[1], bar.data_ptr()
         )
@@ -76,7 +75,7 @@ def top_documents(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As `ops.routing.top_documents`."""
     scores = scores_BN.contiguous()
     best, index = _ranking(len(scores), k)
-    _check(loaded().memsparse_top(scores.data_ptr(), *scores.shape, k, best.data_ptr(), index.data_ptr()))
+    check(loaded().memsparse_top(scores.data_ptr(), *scores.shape, k, best.data_ptr(), index.data_ptr()))
     return best, index
 
 
@@ -99,7 +98,7 @@ def certify(
         k,
         *(each.data_ptr() for each in (best, index, certified)),
     )
-    _check(problem)
+    check(problem)
     return best, index, certified
 
 
@@ -121,9 +120,3 @@ def _ranking(requests: int, k: int) -> tuple[Tensor, Tensor]:
     """Room for scores and documents, (B, k) each."""
     index = torch.empty(requests, k, dtype=torch.int64, device="cpu")
     return torch.empty(requests, k, device="cpu"), index
-
-
-def _check(problem: int) -> None:
-    if problem == NOT_A_NUMBER:
-        raise InputError(NO_NUMBER)
-    check(problem)
