@@ -5,9 +5,9 @@
 
    A vector holds tokens of one request, filled up with copies of one of them, which changes no maximum: four
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
-   int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to keys by
-   turning their highest bit, and 128 times the sum of a token is taken off its sums before they begin. No product
-   overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
+   int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to tokens by
+   turning their highest bit, once for all ROWS keys, and 128 times the sum of a key is taken off its sums before they
+   begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
    any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. Compilers that do
@@ -80,38 +80,55 @@ __attribute__((target("avx512f"))) static inline void raise_rows(
     _mm512_mask_storeu_ps(best, there, _mm512_max_ps(largest_lanes(of), before));
 }
 
-/* -128 times the sum of each token of a vector. */
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_sums(
-    const char *lanes, int64_t bytes)
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
+
+/* -128 times the sum of each of ROWS rows, in every lane. */
+VNNI static inline __attribute__((always_inline)) void minus_128_sums(const char *rows, int64_t bytes, __m512i of[ROWS])
 {
     const __m512i weight = _mm512_set1_epi8((char)128);
-    __m512i sums = _mm512_setzero_si512();
-    for (int64_t at = 0; at < bytes; at += 4)
-        sums = _mm512_dpbusd_epi32(sums, weight, _mm512_loadu_si512(lanes + at * LANES));
-    return _mm512_sub_epi32(_mm512_setzero_si512(), sums);
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        of[row] = _mm512_setzero_si512();
+    for (int64_t at = 0; at < bytes; at += LINE) {
+        const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++)
+            of[row] = _mm512_dpbusd_epi32(of[row], weight, _mm512_maskz_loadu_epi8(there, rows + row * bytes + at));
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        of[row] = _mm512_set1_epi32(-_mm512_reduce_add_epi32(of[row]));
 }
 
 #define KIND(name) name##_int8
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vnni")))
+#define TARGET VNNI
 #define SUMS __m512i
-#define START(vector, bytes) minus_128_sums(vector, bytes)
-#define KEY(from) _mm512_xor_si512(_mm512_set1_epi32(word(from)), _mm512_set1_epi8((char)128))
-#define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, key, token)
+#define START(rows, bytes, of) minus_128_sums(rows, bytes, of)
+#define TOKENS(from) _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8((char)128))
+#define KEY(from) _mm512_set1_epi32(word(from))
+#define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, token, key)
 #define FLOATS(sums) _mm512_cvtepi32_ps(sums)
 #include "block.h"
 #undef KIND
 #undef TARGET
 #undef SUMS
 #undef START
-#undef KEY
+#undef TOKENS
 #undef ADD
 #undef FLOATS
+
+__attribute__((target("avx512f"))) static inline void zeros(__m512 of[ROWS])
+{
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        of[row] = _mm512_setzero_ps();
+}
 
 #define KIND(name) name##_bfloat16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512bf16")))
 #define SUMS __m512
-#define START(vector, bytes) _mm512_setzero_ps()
-#define KEY(from) _mm512_set1_epi32(word(from))
+#define START(rows, bytes, of) zeros(of)
+#define TOKENS(from) _mm512_loadu_si512(from)
 #define ADD(sums, token, key) _mm512_dpbf16_ps(sums, (__m512bh)(token), (__m512bh)(key))
 #define FLOATS(sums) (sums)
 #include "block.h"
@@ -127,6 +144,7 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static __m512i minus_128_
 #undef TARGET
 #undef SUMS
 #undef START
+#undef TOKENS
 #undef KEY
 #undef ADD
 #undef FLOATS

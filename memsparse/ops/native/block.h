@@ -3,24 +3,24 @@
    KIND(x)      x with the kind's name after it
    TARGET       what the processor must have
    SUMS         a register of 16 sums
-   START(v, b)  what the sums of a vector of tokens, b bytes of each, begin with
+   START(r, b, s)  write what the sums of ROWS rows of b bytes begin with
+   TOKENS(p)    four bytes of each token of a vector
    KEY(p)       four bytes of a key, for every lane
    ADD(s, t, k) s and the products of the tokens t with a key k
    FLOATS(s)    the sums as 16 floats */
 
 #define HEIGHT ROWS
 
-/* Two vectors, or one twice, and what their sums begin with. */
+/* Two vectors, or one twice. */
 struct KIND(pair) {
     const char *first, *second;
-    SUMS start[2];
 };
 
 TARGET static inline __attribute__((always_inline)) struct KIND(pair) KIND(pair_of)(
-    const char *first, const char *second, int64_t stride, int64_t place)
+    const char *first, const char *second, int64_t place)
 {
-    (void)stride, (void)place;
-    return (struct KIND(pair)){first, second, {START(first, stride), START(second, stride)}};
+    (void)place;
+    return (struct KIND(pair)){first, second};
 }
 
 /* Sums of ROWS rows with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64 of a vector. Rows are
@@ -29,13 +29,14 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
     const char *rows, int64_t stride, const struct KIND(pair) *pair, const int count, SUMS sums[ROWS][2])
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
-    SUMS total[ROWS][2];
+    SUMS start[ROWS], total[ROWS][2];
+    START(rows, stride, start);
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
-        total[row][0] = pair->start[0], total[row][1] = pair->start[1];
+        total[row][0] = total[row][1] = start[row];
     for (int64_t at = 0; at < stride; at += 4) {
-        const __m512i token = _mm512_loadu_si512(pair->first + at * LANES);
-        const __m512i other = count == 2 ? _mm512_loadu_si512(pair->second + at * LANES) : token;
+        const __m512i token = TOKENS(pair->first + at * LANES);
+        const __m512i other = count == 2 ? TOKENS(pair->second + at * LANES) : token;
         if (at % LINE == 0) /* the same place in the rows that come next */
 #pragma GCC unroll 12
             for (int row = 0; row < ROWS; row++)

@@ -17,7 +17,7 @@ TARGET static void KIND(raise)(
         for (int64_t vector = 0; vector < vectors; vector += 2) {
             const char *first = lanes + vector * step;
             const char *second = vector + 1 < vectors ? first + step : first;
-            const struct KIND(pair) pair = KIND(pair_of)(first, second, stride, vector);
+            const struct KIND(pair) pair = KIND(pair_of)(first, second, vector);
             for (int64_t row = begin; row < end; row += HEIGHT) {
                 const int used = end - row < HEIGHT ? (int)(end - row) : HEIGHT;
                 const char *block = keys + row * stride;

@@ -18,9 +18,8 @@ struct KIND(pair) {
 
 /* The first pair of all fetches for the others. */
 TARGET static inline __attribute__((always_inline)) struct KIND(pair) KIND(pair_of)(
-    const char *first, const char *second, int64_t stride, int64_t place)
+    const char *first, const char *second, int64_t place)
 {
-    (void)stride;
     return (struct KIND(pair)){first, second, place == 0};
 }
 
