@@ -145,9 +145,8 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor)
 
 def rescore(case: Case, routing_q: Tensor, stored: Tensor, documents: Tensor) -> Tensor:
     """(B, M) float32 exact scores of documents (B, M), from the stored keys in float64; -inf where -1."""
-    there = documents.clamp_min(0)
-    counts = case.counts[there].masked_fill(documents < 0, 0).cpu()
-    runs = torch.zeros_like(counts), case.starts[there].cpu(), counts
+    counts = (case.counts[documents] * (documents >= 0)).cpu()
+    runs = torch.zeros_like(counts), case.starts[documents].cpu(), counts
     scores, _ = score_stored(routing_q, case.query_mask, [stored], *runs)
     return scores.to(documents.device)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as l2_normalize
 
 from memsparse.errors import ConfigError, InputError, ShapeError
+from memsparse.ops.native import scans
 from memsparse.ops.native import selection as native
 from memsparse.ops.native.library import NO_NUMBER
 
@@ -78,11 +79,13 @@ def collapse_queries(q_BTHD: Tensor, kv_heads: int, *, normalize: bool = True, s
         raise ShapeError(
             f"{heads} query heads do not divide into {kv_heads} kv heads; check the model's config"
         )
-    q_BTHD = q_BTHD.float()
+    q_BTHD, factor = q_BTHD.float(), scale / heads
+    if scans.can_collapse(q_BTHD):
+        return scans.collapse_queries(q_BTHD, kv_heads, factor, normalize=normalize)
     if normalize:
         q_BTHD = l2_normalize(q_BTHD, dim=-1)
     grouped = q_BTHD.view(batch, tokens, kv_heads, heads // kv_heads, width)
-    return (grouped.sum(3) * (scale / heads)).flatten(2)
+    return (grouped.sum(3) * factor).flatten(2)
 
 
 def collapse_keys(k_CGD: Tensor, *, normalize: bool = True) -> Tensor:

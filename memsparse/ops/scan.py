@@ -92,9 +92,9 @@ class Scan:
         self._routing_q = routing_q
         self._query_mask = query_mask
         self._finer = finer
-        counts = query_mask.sum(1)
-        self._asking = counts.nonzero()[:, 0]
-        self._counts = counts[self._asking]
+        counts: list[int] = query_mask.sum(1).tolist()
+        self._asking = [request for request, count in enumerate(counts) if count]
+        self._counts = [count for count in counts if count]
         self._tile = tile or max(_BOUNDS // max(len(self._asking), 1), 1)
         self._prepared: dict[tuple[str, torch.device], tuple[BestProducts, Factors]] = {}
 
@@ -130,12 +130,11 @@ class Scan:
             arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
             if self._finer:
                 arithmetic = FINER.get(arithmetic, arithmetic)
-            counts: list[int] = self._counts.tolist()
             by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
-            tokens_RW = routing_tokens(self._routing_q, self._query_mask, counts)
-            queries = round_queries(tokens_RW, counts, arithmetic, by_kernel=by_kernel)
+            tokens_RW = routing_tokens(self._routing_q, self._query_mask, self._counts)
+            queries = round_queries(tokens_RW, self._counts, arithmetic, by_kernel=by_kernel)
             factors = queries.units.float(), *_half_width(queries, keys)
-            self._prepared[key] = BestProducts(queries, counts), factors
+            self._prepared[key] = BestProducts(queries, self._counts), factors
         return self._prepared[key]
 
 

@@ -1,13 +1,13 @@
 /* One kernel, as the macros say; included once for each kind of number. No include guard: that is the point.
 
-   KIND(x)      x with the kind's name after it
-   TARGET       what the processor must have
-   SUMS         a register of 16 sums
+   KIND(x)         x with the kind's name after it
+   TARGET          what the processor must have
+   SUMS            a register of 16 sums
    START(r, b, s)  write what the sums of ROWS rows of b bytes begin with
-   TOKENS(p)    four bytes of each token of a vector
-   KEY(p)       four bytes of a key, for every lane
-   ADD(s, t, k) s and the products of the tokens t with a key k
-   FLOATS(s)    the sums as 16 floats */
+   TOKENS(p)       four bytes of each token of a vector
+   KEY(p)          four bytes of a key, for every lane
+   ADD(s, t, k)    s and the products of the tokens t with a key k
+   FLOATS(s)       the sums as 16 floats */
 
 #define HEIGHT ROWS
 

@@ -172,13 +172,10 @@ TARGET static void lay_out(const float *tokens, int64_t count, int64_t width, do
         const float *token[LANES];
         for (int lane = 0; lane < LANES; lane++)
             token[lane] = tokens + (first + lane < count ? first + lane : count - 1) * width;
-        for (int64_t column = 0; column < width; column++) {
-            float across[LANES];
-#pragma GCC unroll 8
-            for (int lane = 0; lane < LANES; lane++)
-                across[lane] = token[lane][column];
-            _mm512_storeu_pd(lanes + column * LANES, _mm512_cvtps_pd(_mm256_loadu_ps(across)));
-        }
+        for (int64_t at = 0; at < width; at++)
+            _mm512_storeu_pd(lanes + at * LANES,
+                             _mm512_cvtps_pd(_mm256_setr_ps(token[0][at], token[1][at], token[2][at], token[3][at],
+                                                            token[4][at], token[5][at], token[6][at], token[7][at])));
     }
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from memsparse.errors import InputError, ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 14
+VERSION = 15
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
@@ -110,6 +110,11 @@ def library_or_none() -> ctypes.CDLL | None:
         *(ctypes.c_int, pointer, long, long, long, pointer, pointer, real, pointer),
         *threads[:2],
     ]
+    library.memsparse_collapse_queries.argtypes = [
+        *(pointer, long, long, long, long),
+        *(ctypes.c_int, real, pointer),
+    ]
+    library.memsparse_collapse_queries.restype = None
     library.memsparse_round_tokens.argtypes = [
         *(ctypes.c_int, pointer, long, pointer, long),
         *(pointer, pointer, pointer, pointer),

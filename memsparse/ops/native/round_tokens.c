@@ -1,7 +1,9 @@
-/* Routing tokens as the kernel of best_products.c multiplies them, and what rounding took from them.
+/* Routing tokens: folded from query heads, rounded as the kernel of best_products.c multiplies them, and what that
+   took from them.
 
-   In torch these are some twenty small operations and as many tensors, which take longer than the scan of a small
-   bank. Nothing here asks for special instructions. */
+   In torch these are some thirty small operations and as many tensors, which take longer than the scan of a small
+   bank; after a scan of a large one, which leaves nothing of them in any cache, several times as long. Nothing here
+   asks for special instructions. */
 
 #include <float.h>
 #include <math.h>
@@ -14,8 +16,41 @@
 #define LARGEST 127     /* of int8 */
 #define TINIEST 0x1p-90 /* tokens count as no smaller, so that a unit is a normal number */
 
+#define SHORTEST 1e-12f /* heads count as no shorter where they are normalised, as torch does it */
 #define COLUMNS 64      /* of a token that are rounded together */
 #define SUMS 8          /* that run side by side */
+
+/* The norm of a head. */
+static float norm_of(const float *head, int64_t width)
+{
+    float squares[LANES] = {0}, square = 0;
+    for (int64_t begin = 0; begin < width; begin += LANES) {
+        const int here = width - begin < LANES ? (int)(width - begin) : LANES;
+        for (int lane = 0; lane < here; lane++)
+            squares[lane] += head[begin + lane] * head[begin + lane];
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        square += squares[lane];
+    return sqrtf(square);
+}
+
+/* Fold query heads, (tokens, heads, width), into `to`, (tokens, groups, width): the sum of each group's, which have norm
+   1 if they are normalised, times a factor. */
+void memsparse_collapse_queries(
+    const float *heads, int64_t tokens, int64_t groups, int64_t together, int64_t width, int is_normalised, float factor,
+    float *to)
+{
+    for (int64_t group = 0; group < tokens * groups; group++, to += width) {
+        memset(to, 0, width * sizeof *to);
+        for (int64_t head = 0; head < together; head++, heads += width) {
+            const float norm = is_normalised ? norm_of(heads, width) : 1, by = 1 / (norm < SHORTEST ? SHORTEST : norm);
+            for (int64_t i = 0; i < width; i++)
+                to[i] += heads[i] * by;
+        }
+        for (int64_t i = 0; i < width; i++)
+            to[i] *= factor;
+    }
+}
 
 /* Round `count` numbers, at most COLUMNS, as `kind` has them; they are written to `to`, and as floats to `rounded`. */
 static inline void round_columns(int kind, const float *values, int count, float *rounded, char *to)
@@ -86,14 +121,21 @@ static inline void round_token(
 /* The largest number among those of some tokens; not a number if one of them is infinite or none. */
 static float peak_of(const float *tokens, int64_t count)
 {
-    float peak = 0;
-    int finite = 1;
-    for (int64_t i = 0; i < count; i++) {
-        const float size = fabsf(tokens[i]);
-        finite &= size <= FLT_MAX;
-        peak = size > peak ? size : peak;
+    float peaks[LANES] = {0}, peak = 0;
+    int infinite[LANES] = {0}, is_finite = 1;
+    for (int64_t begin = 0; begin < count; begin += LANES) {
+        const int here = count - begin < LANES ? (int)(count - begin) : LANES;
+        for (int lane = 0; lane < here; lane++) {
+            const float size = fabsf(tokens[begin + lane]);
+            infinite[lane] |= !(size <= FLT_MAX);
+            peaks[lane] = size > peaks[lane] ? size : peaks[lane];
+        }
     }
-    return finite ? peak : NAN;
+    for (int lane = 0; lane < LANES; lane++) {
+        is_finite &= !infinite[lane];
+        peak = peaks[lane] > peak ? peaks[lane] : peak;
+    }
+    return is_finite ? peak : NAN;
 }
 
 /* What one of a request's tokens is worth: 127 steps up to its largest number, or a power of two above it. */

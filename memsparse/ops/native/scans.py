@@ -1,4 +1,4 @@
-"""Of a scan: tokens rounded, best products of keys with them, bounds of documents, exact scores.
+"""Of a scan: heads folded, tokens rounded, best products of keys with them, bounds of documents, exact scores.
 
 M keys, N documents, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
 """
@@ -18,6 +18,7 @@ from memsparse.ops.native.library import (
     check,
     has,
     has_tiles,
+    is_built,
     is_readable,
     loaded,
     threads_for,
@@ -78,6 +79,35 @@ def can_score(blocks: Sequence[Tensor]) -> bool:
             block.dtype == dtype and block.device.type == "cpu" and block.is_contiguous() for block in blocks
         )
     )
+
+
+def can_collapse(q_BTHD: Tensor) -> bool:
+    """Whether `collapse_queries` takes such queries: float32 in host memory, no gradient."""
+    return (
+        type(q_BTHD) is Tensor
+        and q_BTHD.dtype == torch.float32
+        and q_BTHD.device.type == "cpu"
+        and not q_BTHD.requires_grad
+        and is_built()
+    )
+
+
+def collapse_queries(q_BTHD: Tensor, kv_heads: int, factor: float, *, normalize: bool) -> Tensor:
+    """As `ops.routing.collapse_queries`, for heads that divide into so many; `factor` is on every sum."""
+    heads = q_BTHD.contiguous()
+    batch, tokens, of_a_token, width = heads.shape
+    collapsed = torch.empty(batch, tokens, kv_heads * width, dtype=torch.float32, device="cpu")
+    loaded().memsparse_collapse_queries(
+        heads.data_ptr(),
+        batch * tokens,
+        kv_heads,
+        of_a_token // kv_heads,
+        width,
+        normalize,
+        factor,
+        collapsed.data_ptr(),
+    )
+    return collapsed
 
 
 def round_tokens(

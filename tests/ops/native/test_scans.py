@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops import reference, scan
+from memsparse.ops import reference, routing, scan
 from memsparse.ops.native import library, scans
 from memsparse.ops.products import Arithmetic, round_queries
 from memsparse.ops.quantization import KeyFormat, quantize_keys
@@ -83,6 +83,32 @@ def test_the_slow_twin(dtype: torch.dtype) -> None:
     slow = torch.tensor(reference.best_products(keys, tokens, counts), dtype=torch.float32)
     torch.testing.assert_close(best(keys, tokens, counts).float(), slow)
     torch.testing.assert_close(scans.best_products(keys, lay_out(tokens, counts)), slow)
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (3, 3), (6, 1)])
+@pytest.mark.parametrize("width", [2, 16, 100])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.usefixtures("_library")
+def test_query_heads_are_folded_as_without_it(
+    normalize: bool, width: int, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = torch.randn(3, 5, heads[0], width).to(torch.bfloat16)
+    q[0, 0], q[0, 1], q[1, 0] = 0, 1e-20, 1e30  # nothing, almost nothing, and squares beyond float32
+    q[2, 4, 0, 0] = torch.nan
+    given = q.transpose(0, 1)  # lies anywhere
+    folded = routing.collapse_queries(given, heads[1], normalize=normalize, scale=0.3)
+    monkeypatch.setattr(scans, "can_collapse", lambda q: False)
+    plain = routing.collapse_queries(given, heads[1], normalize=normalize, scale=0.3)
+    assert folded.shape == plain.shape == (5, 3, heads[1] * width)
+    torch.testing.assert_close(folded, plain, rtol=1e-5, atol=1e-7, equal_nan=True)
+    assert folded[4, 2, :width].isnan().any()
+    assert folded.isnan().any(2).sum() == 1
+
+
+def test_query_heads_with_a_gradient_keep_it() -> None:
+    q = torch.randn(1, 2, 4, 8, requires_grad=True)
+    assert not scans.can_collapse(q)
+    assert routing.collapse_queries(q, 2).requires_grad
 
 
 @pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1]])
