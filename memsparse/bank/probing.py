@@ -68,7 +68,7 @@ class Probed:
         """The document indices of columns 0..M-1; -1 stays."""
         if not len(self.documents):
             return columns
-        return self.documents[columns.clamp_min(0)].masked_fill(columns < 0, -1)
+        return self.documents[columns].masked_fill(columns < 0, -1)
 
     def bound(self, upper_BM: Tensor) -> Tensor:
         """(B, M) upper bounds of the documents' scores, given those of the chunks looked at."""

@@ -120,7 +120,7 @@ class Scan:
                     raise_bounds(products.of(here), here, owners, *factors, products.rounded_sum, part)
             if part is not bounds:
                 bounds[:, :, asking] = part
-        lower_NB, upper_NB = bounds
+        lower_NB, upper_NB = bounds.unbind()
         return lower_NB.T.contiguous(), upper_NB.T.contiguous()
 
     def _products(self, keys: ScanKeys) -> tuple[BestProducts, Factors]:
@@ -145,7 +145,7 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
         slack += 2.0**-9  # an accelerator may cut float32 factors to TF32, and the queries are float32 always
     lost = torch.add(queries.lost, queries.longest.clamp_min(0.5), alpha=slack)
     factors = torch.stack([queries.longest, lost]) * (queries.units * ((1 + slack) * (1 + _UNIT_SLACK)))
-    of_errors, of_norms = round_up(factors)
+    of_errors, of_norms = round_up(factors).unbind()
     return of_errors, of_norms
 
 

@@ -1,4 +1,4 @@
-"""Of a scan: heads folded, tokens rounded, best products of keys with them, bounds of documents, exact scores.
+"""Of a scan: heads folded, tokens rounded, best products with keys, bounds of documents, exact scores.
 
 M keys, N documents, W routing width, B requests, R routing tokens of all requests, V vectors of 16 tokens.
 """
@@ -145,7 +145,7 @@ def round_tokens(
     )
     units = torch.empty(len(tokens), dtype=torch.float32, device="cpu")
     norms_2B = torch.empty(2, len(tokens), dtype=torch.float64, device="cpu")
-    longest, lost = norms_2B
+    longest, lost = norms_2B.unbind()
     problem = loaded().memsparse_round_tokens(
         KINDS[dtype],
         given.data_ptr(),
@@ -355,7 +355,7 @@ class _Rows:
             doc_of_chunk.data_ptr(),
             *(factor.data_ptr() for factor in factors),
         )
-        self.of_documents = [bound.data_ptr() for bound in bounds_2NB]
+        self.of_documents = [bound.data_ptr() for bound in bounds_2NB.unbind()]
 
 
 def _kind_for(dtype: torch.dtype, width: int) -> int:
