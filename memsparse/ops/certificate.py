@@ -18,6 +18,8 @@ from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
 from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
 
+_LARGE = 1e38
+"""Stands for infinity where bounds are averaged."""
 _SIFTED = 4096
 """Documents that are looked at again together, at least."""
 Rescore = Callable[[Tensor], Tensor]
@@ -25,8 +27,11 @@ Rescore = Callable[[Tensor], Tensor]
 BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Document indices (m,) int64, ascending, to tighter bounds of these, (B, m) each."""
 
+GUESS = 0.49
+"""Where in its interval a score is taken to lie before any is known, as a share of the width: most lie close to
+the middle, and a bar that is a little too low costs less than another turn."""
 FIRST = 64
-"""Documents scored exactly before any others are looked at again, at least."""
+"""Documents scored exactly before any others are looked at again, at least, where the guess tells too many."""
 AGAIN = 256
 """So many documents left are bounded again before any is scored: to score fewer costs less. Where a limit
 lets not all of them be scored, fewer are bounded again, too."""
@@ -116,8 +121,9 @@ def score_promising(
 ) -> Scored:
     """Score documents exactly, most promising first, until no other can be among the k best.
 
-    The exact scores of the first few are the bar for all others: those that may still reach it are bounded
-    again if they are many, then scored in turn.
+    First come those that would have to be scored if every score lay where it is guessed to; mostly that is all.
+    Their exact scores are the bar for the others: those that may still reach it are bounded again if they are
+    many, then scored in turn.
 
     Args:
         limit: documents to score in each request, at most; at least k. None: as many as the proof takes.
@@ -131,7 +137,7 @@ def score_promising(
     best_Bk = lowest(len(unscored), k, device=unscored.device)
     bar_B = unscored.new_full((len(unscored),), -torch.inf)
     turns: list[tuple[Tensor, Tensor]] = []
-    spent, wanted = 0, min(most, max(2 * k, FIRST)) if len(unscored) else 0
+    spent, wanted = 0, _first(lower_BN, upper_BN, k, most) if len(unscored) else 0
     while wanted:
         documents = take_best(unscored, bar_B, wanted)
         turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
@@ -153,6 +159,14 @@ def score_promising(
         turns.append((none.long(), none))
     documents, exact = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
     return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
+
+
+def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int) -> int:
+    """How many documents, at most so many, to score before any score is known."""
+    guess_BN = torch.lerp(lower_BN.clamp_min(-_LARGE), upper_BN.clamp_max(_LARGE), GUESS)
+    bar_B = raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN)
+    promising = most_reaching(upper_BN, bar_B)
+    return promising if promising <= min(most, FIRST + AGAIN - 1) else min(most, max(2 * k, FIRST))
 
 
 def certify(

@@ -118,6 +118,33 @@ def test_few_that_are_left_are_scored_many_bounded_again(left: int) -> None:
     assert (scored.documents[0] >= 0).sum() == (certificate.FIRST if asked else exact.shape[1])
 
 
+@pytest.mark.parametrize(("half", "wanted"), [(0.3, 16), (2.0, 18), (300.0, 64)])
+def test_as_many_are_scored_at_once_as_their_bounds_make_likely(half: float, wanted: int) -> None:
+    exact = torch.arange(1000.0)[None]
+    turns: list[int] = []
+
+    def rescore(ranked: Tensor) -> Tensor:
+        turns.append(ranked.shape[1])
+        return exact.gather(1, ranked)
+
+    scored = score_promising(exact - half, exact + half, 16, rescore)
+    assert turns[0] == wanted
+    assert len(turns) == (1 if half < 300 else 3)
+    assert certify(scored.upper, scored.documents, scored.exact, 16)[2].all()
+
+
+def test_bounds_that_say_nothing_are_no_guess() -> None:
+    inf = float("inf")
+    lower = torch.tensor([[-inf, 1.0, -inf, 3.0], [-inf, -inf, -inf, -inf]])
+    upper = torch.tensor([[inf, 2.0, -inf, 4.0], [-inf, -inf, -inf, -inf]])
+    exact = torch.tensor([[5.0, 1.5, -inf, 3.5], [-inf, -inf, -inf, -inf]])
+    scored = score_promising(lower, upper, 2, lambda ranked: exact.gather(1, ranked.clamp_min(0)))
+    scores, documents, certified = certify(scored.upper, scored.documents, scored.exact, 2)
+    assert scores.tolist() == [[5.0, 3.5], [-inf, -inf]]
+    assert documents.tolist() == [[0, 3], [-1, -1]]
+    assert certified.all()
+
+
 @pytest.mark.parametrize("limit", [65, 100, 164])
 def test_what_may_not_all_be_scored_is_bounded_again(limit: int) -> None:
     exact = torch.arange(164.0)[None]  # 100 are left after the first
