@@ -7,6 +7,7 @@ exact one.
 B requests, N documents, M documents scored exactly, k wanted. Document indices are -1 where a row has fewer.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -132,12 +133,12 @@ def score_promising(
     """
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 document")
-    most = upper_BN.shape[1] if limit is None else min(limit, upper_BN.shape[1])
+    most = sys.maxsize if limit is None else limit
     unscored = upper_BN.clone(memory_format=torch.contiguous_format)
     best_Bk = lowest(len(unscored), k, device=unscored.device)
-    bar_B = unscored.new_full((len(unscored),), -torch.inf)
+    wanted, bar_B = _first(lower_BN, upper_BN, k, most)
     turns: list[tuple[Tensor, Tensor]] = []
-    spent, wanted = 0, _first(lower_BN, upper_BN, k, most) if len(unscored) else 0
+    spent = 0
     while wanted:
         documents = take_best(unscored, bar_B, wanted)
         turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
@@ -161,12 +162,14 @@ def score_promising(
     return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
 
 
-def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int) -> int:
-    """How many documents, at most so many, to score before any score is known."""
+def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int) -> tuple[int, Tensor]:
+    """How many documents, at most so many, to score before any score is known, and the bars that they reach."""
     guess_BN = torch.lerp(lower_BN.clamp_min(-_LARGE), upper_BN.clamp_max(_LARGE), GUESS)
     bar_B = raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN)
     promising = most_reaching(upper_BN, bar_B)
-    return promising if promising <= min(most, FIRST + AGAIN - 1) else min(most, max(2 * k, FIRST))
+    if promising <= min(most, FIRST + AGAIN - 1):
+        return promising, bar_B
+    return min(most, max(2 * k, FIRST), upper_BN.shape[1]), bar_B.fill_(-torch.inf)
 
 
 def certify(

@@ -60,8 +60,9 @@ def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
     if native.can_select(wanted, bounds_BN, bar_B):
         return native.take_best(bounds_BN, bar_B, wanted)
     bounds, documents = bounds_BN.topk(wanted, dim=1)
-    bounds_BN.scatter_(1, documents, -torch.inf)
-    return documents.masked_fill(~_reach(bounds, bar_B), -1)
+    taken = _reach(bounds, bar_B)
+    bounds_BN.scatter_(1, documents, bounds.masked_fill(taken, -torch.inf))
+    return documents.masked_fill(~taken, -1)
 
 
 def _reach(bounds_BN: Tensor, bar_B: Tensor) -> Tensor:
