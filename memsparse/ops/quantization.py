@@ -103,6 +103,8 @@ class ScanKeys:
 
     def narrow(self, start: int, length: int) -> "ScanKeys":
         """Chunks `start` to `start + length`, as a view."""
+        if length == len(self):
+            return self
         return self._with([t.narrow(0, start, length) for t in self._tensors()])
 
     def select(self, rows: Tensor) -> "ScanKeys":
