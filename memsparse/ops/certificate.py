@@ -29,10 +29,10 @@ BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Document indices (m,) int64, ascending, to tighter bounds of these, (B, m) each."""
 
 GUESS = 0.49
-"""Where in its interval a score is taken to lie before any is known, as a share of the width: most lie close to
-the middle, and a bar that is a little too low costs less than another turn."""
+"""Where in its interval a score is taken to lie before any is known, as a share of the width: most lie close
+to the middle, and a bar that is a little too low costs less than another turn."""
 FIRST = 64
-"""Documents scored exactly before any others are looked at again, at least, where the guess tells too many."""
+"""Documents scored exactly before any others are looked at again, at least, where the guess is too many."""
 AGAIN = 256
 """So many documents left are bounded again before any is scored: to score fewer costs less. Where a limit
 lets not all of them be scored, fewer are bounded again, too."""
@@ -122,9 +122,9 @@ def score_promising(
 ) -> Scored:
     """Score documents exactly, most promising first, until no other can be among the k best.
 
-    First come those that would have to be scored if every score lay where it is guessed to; mostly that is all.
-    Their exact scores are the bar for the others: those that may still reach it are bounded again if they are
-    many, then scored in turn.
+    First come those that would have to be scored if every score lay where it is guessed to; mostly that is
+    all. Their exact scores are the bar for the others: those that may still reach it are bounded again if
+    they are many, then scored in turn.
 
     Args:
         limit: documents to score in each request, at most; at least k. None: as many as the proof takes.
@@ -163,7 +163,7 @@ def score_promising(
 
 
 def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int) -> tuple[int, Tensor]:
-    """How many documents, at most so many, to score before any score is known, and the bars that they reach."""
+    """How many documents, up to `most`, to score before any score is known, and the bars that they reach."""
     guess_BN = torch.lerp(lower_BN.clamp_min(-_LARGE), upper_BN.clamp_max(_LARGE), GUESS)
     bar_B = raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN)
     promising = most_reaching(upper_BN, bar_B)
