@@ -323,6 +323,7 @@ class BankReader:
             rescore,
             limit=None if rescored is None else max(rescored, k),
             bound_again=bound_again if coarse.rest is None else None,
+            bounded=coarse.rest is None,
         )
         columns = scored.documents
         best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)

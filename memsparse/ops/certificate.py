@@ -17,7 +17,7 @@ from torch import Tensor
 from memsparse.errors import InputError
 from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
-from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
+from memsparse.ops.selection import count_reaching, lowest, raise_best, reaching, take_best
 
 _LARGE = 1e38
 """Stands for infinity where bounds are averaged."""
@@ -32,12 +32,13 @@ GUESS = 0.49
 """Where in its interval a score is taken to lie before any is known, as a share of the width: most lie close
 to the middle, and a bar that is a little too low costs less than another turn."""
 FIRST = 64
-"""Documents scored exactly before any others are looked at again, at least, where the guess is too many."""
+"""Documents of a request scored exactly before others are looked at again, where the guess is too many."""
 AGAIN = 256
 """So many documents left are bounded again before any is scored: to score fewer costs less. Where a limit
 lets not all of them be scored, fewer are bounded again, too."""
 WIDENING = 3
-"""Documents scored exactly in one more turn, at most, for each scored before: every turn raises the bar."""
+"""Documents scored exactly in one more turn, at most, for each scored before, which count as FIRST at least:
+every turn raises the bar."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,15 +120,19 @@ def score_promising(
     *,
     limit: int | None = None,
     bound_again: BoundAgain | None = None,
+    bounded: bool = True,
 ) -> Scored:
     """Score documents exactly, most promising first, until no other can be among the k best.
 
-    First come those that would have to be scored if every score lay where it is guessed to; mostly that is
-    all. Their exact scores are the bar for the others: those that may still reach it are bounded again if
-    they are many, then scored in turn.
+    First come those that would have to be scored if every score lay where it is guessed to: as a rule that
+    is all. Their exact scores are the bar for the others: those that may still reach it are bounded again if
+    they are many, then scored in turn. What is scored of a request does not depend on the others, but for
+    what is bounded again because of them.
 
     Args:
         limit: documents to score in each request, at most; at least k. None: as many as the proof takes.
+        bounded: whether no score lies above its upper bound. Where some may, no fewer are scored first than
+            where the guess is too many.
 
     Raises: InputError if k is below 1.
     """
@@ -136,25 +141,28 @@ def score_promising(
     most = sys.maxsize if limit is None else limit
     unscored = upper_BN.clone(memory_format=torch.contiguous_format)
     best_Bk = lowest(len(unscored), k, device=unscored.device)
-    wanted, bar_B = _first(lower_BN, upper_BN, k, most)
+    wanted = _first(lower_BN, upper_BN, k, most, bounded=bounded)
+    spent = [0] * len(wanted)
     turns: list[tuple[Tensor, Tensor]] = []
-    spent = 0
-    while wanted:
-        documents = take_best(unscored, bar_B, wanted)
+    while any(wanted):
+        documents = take_best(unscored, wanted)
         turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
-        spent += wanted
+        spent = [before + own for before, own in zip(spent, wanted, strict=True)]
         bar_B = raise_best(best_Bk, turns[-1][1])
-        left = most_reaching(unscored, bar_B)
-        if bound_again is not None and left >= min(AGAIN, most - spent + 1):
+        left = count_reaching(unscored, bar_B)
+        if bound_again is not None and _are_many(left, spent, most):
             nothing = torch.full_like(bar_B, -torch.inf)
             again = reaching(unscored, bar_B, nothing)
             lower, upper = bound_again(again)
             lower_BN = lower_BN.index_copy(1, again, lower_BN[:, again].maximum(lower))
             upper_BN = upper_BN.index_copy(1, again, upper_BN[:, again].minimum(upper))
             unscored[:, again] = unscored[:, again].minimum(upper)
-            left = most_reaching(unscored, bar_B)
+            left = count_reaching(unscored, bar_B)
             bound_again = None
-        wanted = min(left, most - spent, WIDENING * spent)
+        wanted = [
+            min(own, most - before, WIDENING * max(before, FIRST))
+            for own, before in zip(left, spent, strict=True)
+        ]
     if not turns:
         none = upper_BN.new_empty(len(upper_BN), 0)
         turns.append((none.long(), none))
@@ -162,14 +170,20 @@ def score_promising(
     return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
 
 
-def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int) -> tuple[int, Tensor]:
-    """How many documents, up to `most`, to score before any score is known, and the bars that they reach."""
-    guess_BN = torch.lerp(lower_BN.clamp_min(-_LARGE), upper_BN.clamp_max(_LARGE), GUESS)
+def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int, *, bounded: bool) -> list[int]:
+    """How many documents of each request, up to `most`, to score before any score is known."""
+    lower, upper = (each.clamp(-_LARGE, _LARGE) for each in (lower_BN, upper_BN))
+    guess_BN = torch.lerp(lower, upper, GUESS).minimum(upper_BN)
     bar_B = raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN)
-    promising = most_reaching(upper_BN, bar_B)
-    if promising <= min(most, FIRST + AGAIN - 1):
-        return promising, bar_B
-    return min(most, max(2 * k, FIRST), upper_BN.shape[1]), bar_B.fill_(-torch.inf)
+    few = max(2 * k, FIRST)
+    least, enough = 0 if bounded else few, min(most, max(few, FIRST + AGAIN - 1))
+    promising = [max(own, least) if own <= enough else few for own in count_reaching(upper_BN, bar_B)]
+    return [min(own, most, upper_BN.shape[1]) for own in promising]
+
+
+def _are_many(left: list[int], spent: list[int], most: int) -> bool:
+    """Whether some request has so many documents left that to bound them again costs less."""
+    return any(own >= min(AGAIN, most - before + 1) for own, before in zip(left, spent, strict=True))
 
 
 def certify(

@@ -103,7 +103,7 @@ class ScanKeys:
 
     def narrow(self, start: int, length: int) -> "ScanKeys":
         """Chunks `start` to `start + length`, as a view."""
-        if length == len(self):
+        if start == 0 and length == len(self):
             return self
         return self._with([t.narrow(0, start, length) for t in self._tensors()])
 

@@ -7,6 +7,8 @@ or by whoever ranks (`routing.top_documents`).
 B requests, N documents, k wanted.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,23 +46,28 @@ def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
     return kept
 
 
-def most_reaching(bounds_BN: Tensor, bar_B: Tensor) -> int:
-    """How many documents of a request reach its bar, of the request that has the most; -inf reaches none."""
+def count_reaching(bounds_BN: Tensor, bar_B: Tensor) -> list[int]:
+    """How many documents of each request reach its bar; -inf reaches none."""
     if native.can_select(1, bounds_BN, bar_B):
-        return native.most_reaching(bounds_BN, bar_B)
-    return int(_reach(bounds_BN, bar_B).sum(1).max()) if len(bounds_BN) else 0
+        return native.count_reaching(bounds_BN, bar_B)
+    counts: list[int] = _reach(bounds_BN, bar_B).sum(1).tolist()
+    return counts
 
 
-def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
-    """(B, wanted) the documents with the best bounds of those that reach the bar, in any order; -1 for none.
+def take_best(bounds_BN: Tensor, wanted: Sequence[int]) -> Tensor:
+    """(B, most wanted) the documents with the best bounds of each request, as many as it wants, in any order;
+    -1 for none. -inf is never taken.
 
     Args:
-        bounds_BN: contiguous; -inf where a document was taken, and from now on where one is.
+        bounds_BN: contiguous; becomes -inf where a document is taken.
+        wanted: of each request; at most N.
     """
-    if native.can_select(wanted, bounds_BN, bar_B):
-        return native.take_best(bounds_BN, bar_B, wanted)
-    bounds, documents = bounds_BN.topk(wanted, dim=1)
-    taken = _reach(bounds, bar_B)
+    most = max(wanted, default=0)
+    if native.can_select(most, bounds_BN):
+        return native.take_best(bounds_BN, wanted)
+    bounds, documents = bounds_BN.topk(most, dim=1)
+    places, own = torch.arange(most, device=bounds.device), torch.tensor(wanted, device=bounds.device)
+    taken = (places < own[:, None]) & (bounds > -torch.inf)
     bounds_BN.scatter_(1, documents, bounds.masked_fill(taken, -torch.inf))
     return documents.masked_fill(~taken, -1)
 

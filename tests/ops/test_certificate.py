@@ -103,7 +103,8 @@ def test_within_a_limit_a_certificate_is_honest(
 
 
 @pytest.mark.parametrize("left", [certificate.AGAIN - 1, certificate.AGAIN])
-def test_few_that_are_left_are_scored_many_bounded_again(left: int) -> None:
+def test_few_that_are_left_are_scored_many_bounded_again(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate, "_first", lambda *_, **__: [certificate.FIRST])
     exact = torch.arange(float(left + certificate.FIRST))[None]
     asked: list[Tensor] = []
 
@@ -143,6 +144,30 @@ def test_bounds_that_say_nothing_are_no_guess() -> None:
     assert scores.tolist() == [[5.0, 3.5], [-inf, -inf]]
     assert documents.tolist() == [[0, 3], [-1, -1]]
     assert certified.all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(**CASES, limit=st.sampled_from([None, 20, 25]), first=st.sampled_from([1, 4, 32]))
+def test_a_request_is_scored_alone_as_beside_others(
+    seed: int, requests: int, documents: int, k: int, levels: int, spread: int, limit: int | None, first: int
+) -> None:
+    lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
+    together = promising(lower, exact, upper, k, first=first, again=False, limit=limit)
+    for b in range(requests):
+        own = slice(b, b + 1)
+        alone = promising(lower[own], exact[own], upper[own], k, first=first, again=False, limit=limit)
+        found, wanted = (row[row >= 0].tolist() for row in (together.documents[b], alone.documents[0]))
+        assert sorted(found) == sorted(wanted)
+        assert limit is None or len(found) <= limit
+
+
+def test_bounds_that_scores_may_exceed_are_not_relied_upon() -> None:
+    """Behind an index a document may have chunks that nobody looked at."""
+    exact = torch.arange(100.0)[None]
+    bounds = exact.flip(1)
+    scored = score_promising(bounds, bounds, 4, lambda ranked: exact.gather(1, ranked), bounded=False)
+    assert scored.documents.shape == (1, certificate.FIRST)
+    assert sorted(scored.documents[0].tolist()) == list(range(certificate.FIRST))
 
 
 @pytest.mark.parametrize("limit", [65, 100, 164])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.ops.selection import lowest, most_reaching, raise_best, reaching, take_best
+from memsparse.ops.selection import count_reaching, lowest, raise_best, reaching, take_best
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -64,28 +64,25 @@ def test_what_reaches_a_bar_and_the_highest_of_the_rest(
     assert kept == [d for d in range(documents) if any(row[d] for row in reach)]
     for b, (row, _) in enumerate(rows):
         assert beyond[b] == max([float(before[b]), *(row[d] for d in range(documents) if d not in kept)])
-    assert most_reaching(upper, bar) == max((sum(row) for row in reach), default=0)
+    assert count_reaching(upper, bar) == [sum(row) for row in reach]
 
 
 @settings(max_examples=150, deadline=None)
-@given(**SIZES, share=st.floats(0, 1))
-def test_the_best_are_taken_once(seed: int, requests: int, documents: int, levels: int, share: float) -> None:
-    bounds, generator = drawn(seed, requests, documents, levels)
-    bar, wanted, before = bars(requests, levels, generator), int(share * documents), bounds.clone()
-    taken = take_best(bounds, bar, wanted)
-    assert taken.shape == (requests, wanted)
-    for row, own, left, found in zip(
-        before.tolist(), bar.tolist(), bounds.tolist(), taken.tolist(), strict=True
-    ):
+@given(**SIZES, shares=st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_the_best_are_taken_once(
+    seed: int, requests: int, documents: int, levels: int, shares: list[float]
+) -> None:
+    bounds, _ = drawn(seed, requests, documents, levels)
+    wanted, before = [int(share * documents) for share in shares[:requests]], bounds.clone()
+    taken = take_best(bounds, wanted)
+    assert taken.shape == (requests, max(wanted, default=0))
+    for row, own, left, found in zip(before.tolist(), wanted, bounds.tolist(), taken.tolist(), strict=True):
         there = [document for document in found if document >= 0]
         assert len(set(there)) == len(there)
-        reach = sorted((value for value in row if value >= own and value > -math.inf), reverse=True)
-        assert sorted((row[document] for document in there), reverse=True) == reach[:wanted]
+        scored = sorted((value for value in row if value > -math.inf), reverse=True)
+        assert sorted((row[document] for document in there), reverse=True) == scored[:own]
         for document, value in enumerate(row):
-            if document in there:
-                assert left[document] == -math.inf
-            else:
-                assert left[document] == value
+            assert left[document] == (-math.inf if document in there else value)
 
 
 def test_bounds_may_lie_across_memory() -> None:
@@ -93,6 +90,6 @@ def test_bounds_may_lie_across_memory() -> None:
     bar, beyond = torch.tensor([9.0, 20.0, 11.0]), torch.full((3,), -torch.inf)
     assert reaching(upper, bar, beyond).tolist() == [3]
     assert beyond.tolist() == [6.0, 7.0, 8.0]
-    assert most_reaching(upper, bar) == 1
+    assert count_reaching(upper, bar) == [1, 0, 1]
     best = lowest(3, 2, device=CPU)
     assert raise_best(best, upper).tolist() == [6.0, 7.0, 8.0]

@@ -22,7 +22,7 @@
 /* Raised with every change of what Python calls, and with VERSION in library.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 15;
+    return 16;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -117,7 +117,7 @@ VNNI static inline __attribute__((always_inline)) void minus_128_sums(const char
 #undef ADD
 #undef FLOATS
 
-__attribute__((target("avx512f"))) static inline void zeros(__m512 of[ROWS])
+__attribute__((target("avx512f"))) static inline __attribute__((always_inline)) void zeros(__m512 of[ROWS])
 {
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)

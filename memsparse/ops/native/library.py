@@ -12,7 +12,7 @@ from torch import Tensor
 from memsparse.errors import InputError, ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 15
+VERSION = 16
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
@@ -114,7 +114,6 @@ def library_or_none() -> ctypes.CDLL | None:
         *(pointer, long, long, long, long),
         *(ctypes.c_int, real, pointer),
     ]
-    library.memsparse_collapse_queries.restype = None
     library.memsparse_round_tokens.argtypes = [
         *(ctypes.c_int, pointer, long, pointer, long),
         *(pointer, pointer, pointer, pointer),
@@ -130,14 +129,15 @@ def library_or_none() -> ctypes.CDLL | None:
     ]
     library.memsparse_raise_best.argtypes = [pointer, long, long, pointer, long, pointer]
     library.memsparse_reaching.argtypes = [pointer, long, long, pointer, pointer, pointer]
-    library.memsparse_most_reaching.argtypes = [pointer, long, long, pointer]
+    library.memsparse_count_reaching.argtypes = [pointer, long, long, pointer, pointer]
     library.memsparse_take_best.argtypes = [pointer, long, long, pointer, long, pointer]
     library.memsparse_top.argtypes = [pointer, long, long, long, pointer, pointer]
     library.memsparse_certify.argtypes = [
         *(pointer, long, long, pointer, pointer, long),
         *(long, pointer, pointer, pointer),
     ]
-    library.memsparse_reaching.restype = library.memsparse_most_reaching.restype = long
+    library.memsparse_reaching.restype = long
+    library.memsparse_collapse_queries.restype = library.memsparse_count_reaching.restype = None
     return library
 
 

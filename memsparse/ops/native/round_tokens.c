@@ -34,16 +34,16 @@ static float norm_of(const float *head, int64_t width)
     return sqrtf(square);
 }
 
-/* Fold query heads, (tokens, heads, width), into `to`, (tokens, groups, width): the sum of each group's, which have norm
-   1 if they are normalised, times a factor. */
+/* Fold query heads, (tokens, heads, width), `together` of each group, into `to`, (tokens, groups, width): their sum, each
+   made norm 1 before if `normalise` says so, times a factor. */
 void memsparse_collapse_queries(
-    const float *heads, int64_t tokens, int64_t groups, int64_t together, int64_t width, int is_normalised, float factor,
+    const float *heads, int64_t tokens, int64_t groups, int64_t together, int64_t width, int normalise, float factor,
     float *to)
 {
     for (int64_t group = 0; group < tokens * groups; group++, to += width) {
         memset(to, 0, width * sizeof *to);
         for (int64_t head = 0; head < together; head++, heads += width) {
-            const float norm = is_normalised ? norm_of(heads, width) : 1, by = 1 / (norm < SHORTEST ? SHORTEST : norm);
+            const float norm = normalise ? norm_of(heads, width) : 1, by = 1 / (norm < SHORTEST ? SHORTEST : norm);
             for (int64_t i = 0; i < width; i++)
                 to[i] += heads[i] * by;
         }

@@ -120,39 +120,39 @@ int64_t memsparse_reaching(
     return count;
 }
 
-/* bounds is (requests, documents), bar (requests,). Returns how many of a request reach its bar, of the one with the
-   most. */
-int64_t memsparse_most_reaching(const float *bounds, int64_t requests, int64_t documents, const float *bar)
+/* bounds is (requests, documents), bar (requests,); counts, (requests,), become how many of each reach its bar. */
+void memsparse_count_reaching(
+    const float *bounds, int64_t requests, int64_t documents, const float *bar, int64_t *counts)
 {
-    int64_t most = 0;
     for (int64_t request = 0; request < requests; request++) {
         const float *row = bounds + request * documents, own = least(bar[request]);
-        int64_t count = 0;
+        counts[request] = 0;
         for (int64_t i = 0; i < documents; i++)
-            count += row[i] >= own;
-        most = count > most ? count : most;
+            counts[request] += row[i] >= own;
     }
-    return most;
 }
 
-/* bounds is (requests, documents), where what is taken becomes -inf; bar is (requests,), taken (requests, wanted), -1
-   where there are fewer. Returns 0, or which problem there is. */
+/* bounds is (requests, documents), where what is taken becomes -inf; wanted is (requests,), none above `most`, taken
+   (requests, most), -1 where there are fewer. Returns 0, or which problem there is. */
 int memsparse_take_best(
-    float *bounds, int64_t requests, int64_t documents, const float *bar, int64_t wanted, int64_t *taken)
+    float *bounds, int64_t requests, int64_t documents, const int64_t *wanted, int64_t most, int64_t *taken)
 {
-    float *heap = malloc((wanted + 1) * sizeof *heap);
+    float *heap = malloc((most + 1) * sizeof *heap);
     for (int64_t request = 0; request < requests && heap != NULL; request++) {
-        float *row = bounds + request * documents, cut;
-        int64_t *to = taken + request * wanted, count = 0, above = 0;
-        clear(heap, wanted);
-        raise_heap(heap, wanted, row, documents);
-        cut = heap[0] > least(bar[request]) ? heap[0] : least(bar[request]);
+        const int64_t own = wanted[request];
+        float *row = bounds + request * documents, cut = INFINITY;
+        int64_t *to = taken + request * most, count = 0, above = 0;
+        if (own > 0) {
+            clear(heap, own);
+            raise_heap(heap, own, row, documents);
+            cut = least(heap[0]);
+        }
         for (int64_t i = 0; i < documents; i++)
             above += row[i] > cut;
-        for (int64_t i = 0, equal = wanted - above; i < documents && count < wanted; i++)
+        for (int64_t i = 0, equal = own - above; i < documents && count < own; i++)
             if (row[i] > cut || (row[i] == cut && equal-- > 0)) /* of those at the cut the first */
                 row[i] = -INFINITY, to[count++] = i;
-        while (count < wanted)
+        while (count < most)
             to[count++] = -1;
     }
     if (heap == NULL)

@@ -3,6 +3,9 @@
 B requests, N documents, M documents scored exactly, k wanted.
 """
 
+import ctypes
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,23 +54,21 @@ def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
     return kept[:count]
 
 
-def most_reaching(bounds_BN: Tensor, bar_B: Tensor) -> int:
-    """As `ops.selection.most_reaching`."""
+def count_reaching(bounds_BN: Tensor, bar_B: Tensor) -> list[int]:
+    """As `ops.selection.count_reaching`."""
     bounds, bar = bounds_BN.contiguous(), _bars(bounds_BN, bar_B)
-    most: int = loaded().memsparse_most_reaching(bounds.data_ptr(), *bounds.shape, bar.data_ptr())
-    return most
+    counts = (ctypes.c_int64 * len(bounds))()
+    loaded().memsparse_count_reaching(bounds.data_ptr(), *bounds.shape, bar.data_ptr(), counts)
+    return list(counts)
 
 
-def take_best(bounds_BN: Tensor, bar_B: Tensor, wanted: int) -> Tensor:
+def take_best(bounds_BN: Tensor, wanted: Sequence[int]) -> Tensor:
     """As `ops.selection.take_best`; bounds_BN is contiguous."""
-    bar = _bars(bounds_BN, bar_B)
-    _expect(bounds_BN, tuple(bounds_BN.shape))
-    taken = torch.empty(len(bounds_BN), wanted, dtype=torch.int64, device="cpu")
-    check(
-        loaded().memsparse_take_best(
-            bounds_BN.data_ptr(), *bounds_BN.shape, bar.data_ptr(), wanted, taken.data_ptr()
-        )
-    )
+    _expect(bounds_BN, (len(wanted), *bounds_BN.shape[1:]))
+    most = max(wanted, default=0)
+    taken = torch.empty(len(wanted), most, dtype=torch.int64, device="cpu")
+    own = (ctypes.c_int64 * len(wanted))(*wanted)
+    check(loaded().memsparse_take_best(bounds_BN.data_ptr(), *bounds_BN.shape, own, most, taken.data_ptr()))
     return taken
 
 

@@ -101,6 +101,7 @@ def test_query_heads_are_folded_as_without_it(
     plain = routing.collapse_queries(given, heads[1], normalize=normalize, scale=0.3)
     assert folded.shape == plain.shape == (5, 3, heads[1] * width)
     torch.testing.assert_close(folded, plain, rtol=1e-5, atol=1e-7, equal_nan=True)
+    torch.testing.assert_close(folded[1, 0], plain[1, 0], rtol=1e-5, atol=0)
     assert folded[4, 2, :width].isnan().any()
     assert folded.isnan().any(2).sum() == 1
 

@@ -67,8 +67,8 @@ def test_memory_of_another_shape_is_refused() -> None:
         lambda: selection.raise_best(three, three.expand(2, -1)),
         lambda: selection.reaching(three, bar.double(), beyond),
         lambda: selection.reaching(three, bar, torch.zeros(2)),
-        lambda: selection.most_reaching(three, torch.zeros(2)),
-        lambda: selection.take_best(torch.zeros(3, 2).T, torch.zeros(2), 1),
+        lambda: selection.count_reaching(three, torch.zeros(2)),
+        lambda: selection.take_best(torch.zeros(3, 2).T, [1, 1]),
     ):
         with pytest.raises(ShapeError, match="a tensor is"):
             call()
