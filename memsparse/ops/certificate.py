@@ -166,7 +166,9 @@ def score_promising(
     if not turns:
         none = upper_BN.new_empty(len(upper_BN), 0)
         turns.append((none.long(), none))
-    documents, exact = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
+    documents, exact = turns[0]
+    if len(turns) > 1:
+        documents, exact = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
     return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
 
 
