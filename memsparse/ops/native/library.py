@@ -83,6 +83,17 @@ def is_readable(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> b
     return found == (dtype, shape, "cpu") and tensor.is_contiguous()
 
 
+def takes(*tensors: Tensor) -> bool:
+    """Whether there is a library to take tensors for torch: float32 in host memory, without a gradient."""
+    return is_built() and all(
+        type(each) is Tensor
+        and each.dtype == torch.float32
+        and each.device.type == "cpu"
+        and not each.requires_grad
+        for each in tensors
+    )
+
+
 @cache
 def library_or_none() -> ctypes.CDLL | None:
     """The compiled functions; None where there are none, or they are another machine's or version's."""

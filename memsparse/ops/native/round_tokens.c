@@ -15,7 +15,6 @@
 #define LANES 16        /* tokens of a vector */
 #define LARGEST 127     /* of int8 */
 #define TINIEST 0x1p-90 /* tokens count as no smaller, so that a unit is a normal number */
-
 #define SHORTEST 1e-12f /* heads count as no shorter where they are normalised, as torch does it */
 #define COLUMNS 64      /* of a token that are rounded together */
 #define SUMS 8          /* that run side by side */

@@ -18,9 +18,9 @@ from memsparse.ops.native.library import (
     check,
     has,
     has_tiles,
-    is_built,
     is_readable,
     loaded,
+    takes,
     threads_for,
 )
 from memsparse.ops.quantization import ScanKeys
@@ -83,13 +83,7 @@ def can_score(blocks: Sequence[Tensor]) -> bool:
 
 def can_collapse(q_BTHD: Tensor) -> bool:
     """Whether `collapse_queries` takes such queries: float32 in host memory, no gradient."""
-    return (
-        type(q_BTHD) is Tensor
-        and q_BTHD.dtype == torch.float32
-        and q_BTHD.device.type == "cpu"
-        and not q_BTHD.requires_grad
-        and is_built()
-    )
+    return takes(q_BTHD)
 
 
 def collapse_queries(q_BTHD: Tensor, kv_heads: int, factor: float, *, normalize: bool) -> Tensor:

@@ -12,8 +12,8 @@
 
 #include "agreed.h"
 
-#define BLOCK 64      /* numbers that are passed over together when the largest of them is too small */
-#define AHEAD 2048    /* numbers: so far ahead they are fetched, many of them from other processors' caches */
+#define BLOCK 64   /* numbers that are passed over together when the largest of them is too small */
+#define AHEAD 2048 /* numbers: so far ahead they are fetched, many of them from other processors' caches */
 
 /* Fetch the block of numbers that comes AHEAD of one. */
 static inline void fetch_ahead(const float *block)
@@ -126,9 +126,10 @@ void memsparse_count_reaching(
 {
     for (int64_t request = 0; request < requests; request++) {
         const float *row = bounds + request * documents, own = least(bar[request]);
-        counts[request] = 0;
+        int64_t count = 0;
         for (int64_t i = 0; i < documents; i++)
-            counts[request] += row[i] >= own;
+            count += row[i] >= own;
+        counts[request] = count;
     }
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops.native.library import check, is_built, is_readable, loaded
+from memsparse.ops.native.library import check, is_readable, loaded, takes
 
 MOST = 1024
 """Documents wanted up to which a heap of them pays."""
@@ -18,17 +18,7 @@ MOST = 1024
 
 def can_select(k: int, *scores: Tensor) -> bool:
     """Whether C takes such scores: some wanted, not too many, float32 in host memory, no gradient."""
-    return (
-        0 < k <= MOST
-        and is_built()
-        and all(
-            type(each) is Tensor
-            and each.dtype == torch.float32
-            and each.device.type == "cpu"
-            and not each.requires_grad
-            for each in scores
-        )
-    )
+    return 0 < k <= MOST and takes(*scores)
 
 
 def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
