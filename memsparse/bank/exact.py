@@ -22,11 +22,17 @@ class ExactKeys:
         self._files = files
 
     def score(
-        self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, documents: Tensor
+        self,
+        layer_idx: int,
+        routing_q: Tensor,
+        query_mask: Tensor,
+        documents: Tensor,
+        *,
+        k: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Exact scores (B, M) of documents (B, M), and which chunk of each has it, the first of equal ones.
 
-        -inf and -1 where a document is -1, or a request routes no token.
+        -inf and -1 where a document is -1, or a request routes no token; with k as in `score_stored`.
         """
         places, mask = self._places, query_mask.to(routing_q.device)
         wanted = ((documents >= 0) & mask.any(1, keepdim=True).to(documents.device)).cpu()
@@ -35,7 +41,7 @@ class ExactKeys:
         stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
         runs = of_row, places.offsets[rows], places.chunks[rows]
         block, start, count = (run.new_zeros(wanted.shape).masked_scatter_(wanted, run) for run in runs)
-        scores, chunks = score_stored(routing_q, mask, stored, block, start, count)
+        scores, chunks = score_stored(routing_q, mask, stored, block, start, count, k=k)
         return scores.to(documents.device), chunks.to(documents.device)
 
     def keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,12 +76,6 @@ class Probed:
             return upper_BM
         return torch.where(self.whole, upper_BM, upper_BM.maximum(self.rest[:, None]))
 
-    def certified(self, certified_B: Tensor, kth_B: Tensor) -> Tensor:
-        """(B,) which requests are certified, given those that are among the M and the k-th score found."""
-        if self.beyond is None:
-            return certified_B
-        return certified_B & ((self.beyond < kth_B) | (self.beyond == -_INF))
-
     def all_scores(
         self, scores_BM: Tensor, errors_BM: Tensor, documents: int, allowed: Tensor | None
     ) -> tuple[Tensor, Tensor]:

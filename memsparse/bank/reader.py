@@ -306,9 +306,11 @@ class BankReader:
     ) -> _Routed:
         """Score exactly, most promising first, until no other that was looked at can be among the k best."""
         best_chunks: list[Tensor] = []
+        wanted = None if self.all_scores else k
 
         def rescore(columns: Tensor) -> Tensor:
-            scores, chunk = self._exact.score(layer_idx, routing_q, query_mask, coarse.of(columns))
+            documents = coarse.of(columns)
+            scores, chunk = self._exact.score(layer_idx, routing_q, query_mask, documents, k=wanted)
             best_chunks.append(chunk)
             return scores
 
@@ -326,7 +328,9 @@ class BankReader:
             bounded=coarse.rest is None,
         )
         columns = scored.documents
-        best, chosen, certified = certify(coarse.bound(scored.upper), columns, scored.exact, k)
+        best, chosen, certified = certify(
+            coarse.bound(scored.upper), columns, scored.exact, k, beyond=coarse.beyond
+        )
         chunks = chosen  # all -1 where no request has a score
         if best_chunks:
             place = (columns[:, None] == chosen[:, :, None]).int().argmax(2)
@@ -342,7 +346,7 @@ class BankReader:
             chunks=chunks,
             all_scores=scores,
             errors=errors,
-            certified=coarse.certified(certified, best[:, -1]),
+            certified=certified,
             sifted=sifted,
             rescored=int((columns >= 0).sum()),
             scanned=coarse.chunks,
@@ -353,7 +357,7 @@ class BankReader:
         scores, errors = coarse.all_scores(
             *middle(scored.lower, scored.upper), documents=len(self), allowed=self.allowed
         )
-        rows, columns, exact = _scored_exactly(scored)
+        rows, columns, exact = _scores(scored)
         documents = coarse.of(columns)
         scores[rows, documents] = exact
         errors[rows, documents] = 0
@@ -414,16 +418,16 @@ class BankReader:
             self._tiers.content.prefetch(layers[following], places, device)
 
 
-def _scored_exactly(scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
-    """The requests, columns and scores of what was scored exactly, side by side."""
+def _scores(scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
+    """The requests, columns and scores of what was scored, side by side."""
     real = scored.documents >= 0
     return real.nonzero()[:, 0], scored.documents[real], scored.exact[real]
 
 
 def _sifted(coarse: Probed, scored: Scored) -> Sifted:
-    """What a scan left, exact where it was scored so."""
+    """What a scan left, and how high it may score: as it was scored, where it was."""
     assert coarse.beyond is not None
-    rows, columns, exact = _scored_exactly(scored)
+    rows, columns, exact = _scores(scored)
     upper = scored.upper.clone()
     upper[rows, columns] = exact
     return Sifted(documents=coarse.documents, upper=upper, beyond=coarse.beyond)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from memsparse.errors import ConfigError
 from memsparse.model.configuration_memsparse import MemSparseConfig
@@ -38,6 +38,16 @@ class Case:
     def query_mask(self) -> Tensor:
         """(B, T) bool; every token routes."""
         return torch.ones(self.queries.shape[:2], dtype=torch.bool, device=self.queries.device)
+
+    @cached_property
+    def every(self) -> Tensor:
+        """(N,) int64, the documents."""
+        return torch.arange(self.documents, device=self.device)
+
+    @cached_property
+    def runs(self) -> Tensor:
+        """(2, N + 1) int64 in host memory, `starts` and `counts`; the last is for no document, and 0."""
+        return pad(torch.stack([self.starts, self.counts]).cpu(), (0, 1))
 
     @property
     def documents(self) -> int:

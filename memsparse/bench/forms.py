@@ -105,7 +105,7 @@ def certified_ranking(case: Case, keys: ScanKeys, stored: Tensor) -> Ranking:
     """
     routing_q, k = fold(case), case.top_k
     sieve = Sieve(len(routing_q), k, device=case.device)
-    sieve.add(torch.arange(case.documents, device=case.device), *_bounds(case, routing_q, keys))
+    sieve.add(case.every, *_bounds(case, routing_q, keys))
     kept, lower, upper = sieve.kept()
     coarse = Probed(lower=lower, upper=upper, documents=kept, beyond=sieve.beyond, chunks=len(keys))
 
@@ -119,8 +119,7 @@ def certified_ranking(case: Case, keys: ScanKeys, stored: Tensor) -> Ranking:
         lambda columns: rescore(case, routing_q, stored, coarse.of(columns)),
         bound_again=bound_again if case.device.type == "cpu" else None,
     )
-    scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k)
-    certified = coarse.certified(certified, scores[:, -1])
+    scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k, beyond=coarse.beyond)
     counts = (scored.documents >= 0).sum(1)
     return Ranking(scores=scores, documents=coarse.of(best), certified=certified, rescored=counts)
 
@@ -144,10 +143,10 @@ def _bounds_of(case: Case, routing_q: Tensor, keys: ScanKeys, documents: Tensor)
 
 
 def rescore(case: Case, routing_q: Tensor, stored: Tensor, documents: Tensor) -> Tensor:
-    """(B, M) float32 exact scores of documents (B, M), from the stored keys in float64; -inf where -1."""
-    counts = (case.counts[documents] * (documents >= 0)).cpu()
-    runs = torch.zeros_like(counts), case.starts[documents].cpu(), counts
-    scores, _ = score_stored(routing_q, case.query_mask, [stored], *runs)
+    """(B, M) float32 scores of documents (B, M), -1 for none, from the stored keys: a `Rescore`."""
+    starts, counts = case.runs[:, documents.cpu()].unbind()
+    runs = torch.zeros_like(starts), starts, counts
+    scores, _ = score_stored(routing_q, case.query_mask, [stored], *runs, k=case.top_k)
     return scores.to(documents.device)
 
 

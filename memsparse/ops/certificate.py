@@ -17,14 +17,21 @@ from torch import Tensor
 from memsparse.errors import InputError
 from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
-from memsparse.ops.selection import count_reaching, lowest, raise_best, reaching, take_best
+from memsparse.ops.selection import (
+    ascend,
+    count_promising,
+    count_reaching,
+    lowest,
+    raise_best,
+    reaching,
+    take_best,
+)
 
-_LARGE = 1e38
-"""Stands for infinity where bounds are averaged."""
 _SIFTED = 4096
 """Documents that are looked at again together, at least."""
 Rescore = Callable[[Tensor], Tensor]
-"""Document indices (B, M), -1 for none, to exact scores (B, M) float32; what it says for -1 is not read."""
+"""Document indices (B, M), -1 for none, to scores (B, M) float32, -inf for none: exact of the k best of each
+request, of others no less than they are, and less than those."""
 BoundAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Document indices (m,) int64, ascending, to tighter bounds of these, (B, m) each."""
 
@@ -48,7 +55,7 @@ class Scored:
     documents: Tensor
     """(B, M) int64, in the order scored; -1 for none."""
     exact: Tensor
-    """(B, M) float32; -inf for none."""
+    """(B, M) float32; -inf for none. Of others than the k best no less than they are, and less than those."""
     lower: Tensor
     """(B, N) float32, of all documents by their bounds."""
     upper: Tensor
@@ -91,7 +98,7 @@ class Sieve:
         if len(self._parts) > 1:  # the last one has met the last bar already
             self._sift()
         documents, lower, upper = (self._parts or [self._nothing])[0]
-        if bool((documents.diff() < 0).any()):
+        if not ascend(documents):
             documents, order = documents.sort()
             lower, upper = lower[:, order], upper[:, order]
         return documents, lower, upper
@@ -146,7 +153,7 @@ def score_promising(
     turns: list[tuple[Tensor, Tensor]] = []
     while any(wanted):
         documents = take_best(unscored, wanted)
-        turns.append((documents, rescore(documents).masked_fill(documents < 0, -torch.inf)))
+        turns.append((documents, rescore(documents)))
         spent = [before + own for before, own in zip(spent, wanted, strict=True)]
         bar_B = raise_best(best_Bk, turns[-1][1])
         left = count_reaching(unscored, bar_B)
@@ -174,12 +181,10 @@ def score_promising(
 
 def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int, *, bounded: bool) -> list[int]:
     """How many documents of each request, up to `most`, to score before any score is known."""
-    lower, upper = (each.clamp(-_LARGE, _LARGE) for each in (lower_BN, upper_BN))
-    guess_BN = torch.lerp(lower, upper, GUESS).minimum(upper_BN)
-    bar_B = raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN)
     few = max(2 * k, FIRST)
     least, enough = 0 if bounded else few, min(most, max(few, FIRST + AGAIN - 1))
-    promising = [max(own, least) if own <= enough else few for own in count_reaching(upper_BN, bar_B)]
+    counts = count_promising(lower_BN, upper_BN, k, GUESS)
+    promising = [max(own, least) if own <= enough else few for own in counts]
     return [min(own, most, upper_BN.shape[1]) for own in promising]
 
 
@@ -189,7 +194,7 @@ def _are_many(left: list[int], spent: list[int], most: int) -> bool:
 
 
 def certify(
-    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int
+    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int, *, beyond: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k best of the documents scored exactly, and whether they are proven to be the k best of all.
 
@@ -198,7 +203,9 @@ def certify(
 
     Args:
         documents_BM: indices below N without repetition, -1 for none.
-        exact_BM: their exact scores.
+        exact_BM: their scores, as `Scored.exact` has them.
+        beyond: (B,) float32, what no document besides these N scores above; -inf where there is none. None:
+            there is none for any request.
 
     Returns: scores (B, k), best first, ties to the lower index, -inf where fewer; documents (B, k) int64, -1
         where fewer; certified (B,) bool.
@@ -207,9 +214,10 @@ def certify(
     """
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 document")
-    if native.can_select(k, upper_BN, exact_BM):
-        return native.certify(upper_BN, documents_BM, exact_BM, k)
     requests, documents = upper_BN.shape
+    beyond_B = upper_BN.new_full((requests,), -torch.inf) if beyond is None else beyond
+    if native.can_select(k, upper_BN, exact_BM, beyond_B):
+        return native.certify(upper_BN, documents_BM, exact_BM, k, beyond_B)
     scored = documents_BM.masked_fill(documents_BM < 0, documents)
     # Ascending by document, so that position breaks ties as the index does.
     scored, order = scored.sort(dim=1)
@@ -217,6 +225,6 @@ def certify(
     best, place = top_documents(exact_BM.gather(1, order).masked_fill(~there, -torch.inf), k)
     indices = torch.cat([documents_BM.gather(1, order), documents_BM.new_full((requests, 1), -1)], dim=1)
     rest = torch.cat([upper_BN, upper_BN.new_full((requests, 1), -torch.inf)], dim=1)
-    highest = rest.scatter(1, scored, -torch.inf).amax(1)
+    highest = rest.scatter(1, scored, -torch.inf).amax(1).maximum(beyond_B)
     certified = (highest < best[:, -1]) | (highest == -torch.inf)
     return best, indices.gather(1, place.where(place >= 0, order.shape[1])), certified

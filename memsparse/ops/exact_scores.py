@@ -31,6 +31,8 @@ def score_stored(
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
+    *,
+    k: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score documents, each of which is a run of one block's chunks.
 
@@ -40,6 +42,9 @@ def score_stored(
         blocks: stored keys, (C, W) each, all finite; fastest in host memory or mapped files.
         block_BM: (B, M) int64 on the CPU, in which block a document is.
         start_BM, count_BM: likewise, its chunks there; 0 for no document.
+        k: documents that are wanted of each request; that saves most of the work where there are many. Others
+            may have what their score does not lie above, less than the k-th best score, and -1 for the chunk.
+            None: all.
 
     Returns: scores (B, M) float32, and which chunk of the document has it (B, M) int64, the first of equal
         ones; -inf and -1 where there is no document, or the request has no routing token; NaN where one of
@@ -57,7 +62,7 @@ def score_stored(
     if exact and scans.can_score(blocks):
         counts = query_mask.sum(1).tolist()
         tokens_RW = routing_tokens(routing_q, query_mask, counts).float()
-        return scans.score_stored(tokens_RW, counts, blocks, block_BM, start_BM, count_BM)
+        return scans.score_stored(tokens_RW, counts, blocks, block_BM, start_BM, count_BM, k)
     _check_runs(blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]

@@ -66,7 +66,7 @@ class RoundedQueries:
     values: Tensor | scans.Vectors
     """(R, W) bf16 or float32, not above 1 in size, or int8; or as our own kernel takes these."""
     units: Tensor
-    """(B,) float64, positive."""
+    """(B,) float32, positive."""
     longest: Tensor
     """(B,) float64, the longest token of each request, in its units; within 2^-23 of it."""
     lost: Tensor
@@ -99,10 +99,8 @@ def round_queries(
         by_kernel: as our own kernel takes them, which must do so.
     """
     if by_kernel:
-        vectors, steps, norms, losses = scans.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
-        return RoundedQueries(
-            arithmetic=arithmetic, values=vectors, units=steps.double(), longest=norms, lost=losses
-        )
+        vectors, units, norms, losses = scans.round_tokens(tokens_RW, tokens, _DTYPES[arithmetic])
+        return RoundedQueries(arithmetic=arithmetic, values=vectors, units=units, longest=norms, lost=losses)
     requests, counts = len(tokens), torch.tensor(tokens, device=tokens_RW.device)
     request_R = torch.repeat_interleave(torch.arange(requests, device=tokens_RW.device), counts)
 
@@ -118,13 +116,13 @@ def round_queries(
     units = units.float()
     scaled = tokens_RW / units[request_R, None]
     values = (scaled.round() if arithmetic == "int8" else scaled).to(_DTYPES[arithmetic])
-    lost = units.new_zeros(requests).double() if values is scaled else longest(scaled - values)
+    lost = peak.new_zeros(requests) if values is scaled else longest(scaled - values)
     # Dividing rounds to float32, by a power of two only what is too small for it.
     inexact = _LARGEST * 2.0**-23 if arithmetic == "int8" else 2.0**-125
     return RoundedQueries(
         arithmetic=arithmetic,
         values=values,
-        units=units.double(),
+        units=units,
         longest=longest(scaled),
         lost=lost + inexact * tokens_RW.shape[1] ** 0.5,
     )

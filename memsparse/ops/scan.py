@@ -133,7 +133,7 @@ class Scan:
             by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
             tokens_RW = routing_tokens(self._routing_q, self._query_mask, self._counts)
             queries = round_queries(tokens_RW, self._counts, arithmetic, by_kernel=by_kernel)
-            factors = queries.units.float(), *_half_width(queries, keys)
+            factors = queries.units, *_half_width(queries, keys)
             self._prepared[key] = BestProducts(queries, self._counts), factors
         return self._prepared[key]
 
@@ -143,8 +143,11 @@ def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor
     slack = 2 * float_slack(keys.width) + _UNIT_SLACK  # this sum's, and that of whoever sums the exact score
     if keys.device.type != "cpu":
         slack += 2.0**-9  # an accelerator may cut float32 factors to TF32, and the queries are float32 always
+    over = (1 + slack) * (1 + _UNIT_SLACK)
+    if keys.device.type == "cpu" and library.is_built():
+        return scans.half_widths(queries.units, queries.longest, queries.lost, slack, over)
     lost = torch.add(queries.lost, queries.longest.clamp_min(0.5), alpha=slack)
-    factors = torch.stack([queries.longest, lost]) * (queries.units * ((1 + slack) * (1 + _UNIT_SLACK)))
+    factors = torch.stack([queries.longest, lost]) * (queries.units.double() * over)
     of_errors, of_norms = round_up(factors).unbind()
     return of_errors, of_norms
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from memsparse.ops.native import selection as native
 
+_LARGE = 1e38
+"""Stands for infinity where bounds are reckoned with."""
+
 
 def lowest(requests: int, k: int, *, device: torch.device) -> Tensor:
     """(B, k) of -inf: the k best of nothing, for `raise_best`."""
@@ -52,6 +55,24 @@ def count_reaching(bounds_BN: Tensor, bar_B: Tensor) -> list[int]:
         return native.count_reaching(bounds_BN, bar_B)
     counts: list[int] = _reach(bounds_BN, bar_B).sum(1).tolist()
     return counts
+
+
+def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) -> list[int]:
+    """How many documents of each request reach by their upper bound the k-th best guess, at which every score
+    lies at that share of its interval.
+    """
+    if native.can_select(k, lower_BN, upper_BN):
+        return native.count_promising(lower_BN, upper_BN, k, share)
+    lower, upper = (each.clamp(-_LARGE, _LARGE) for each in (lower_BN, upper_BN))
+    guess_BN = torch.lerp(lower, upper, share).minimum(upper_BN)
+    return count_reaching(upper_BN, raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN))
+
+
+def ascend(numbers: Tensor) -> bool:
+    """Whether none of the numbers (n,) int64 is smaller than the one before it."""
+    if native.can_compare(numbers):
+        return native.ascend(numbers)
+    return not bool((numbers.diff() < 0).any())
 
 
 def take_best(bounds_BN: Tensor, wanted: Sequence[int]) -> Tensor:

@@ -27,6 +27,12 @@ def bounded(
     return exact - draw(spread), exact, exact + draw(spread)
 
 
+def scores_of(exact: Tensor, ranked: Tensor) -> Tensor:
+    """Of documents (B, M), -inf for none."""
+    padded = torch.cat([exact, exact.new_full((len(exact), 1), -torch.inf)], dim=1)
+    return padded.gather(1, ranked.where(ranked >= 0, exact.shape[1]))
+
+
 CASES = {
     "seed": st.integers(0, 2**32 - 1),
     "requests": st.integers(1, 4),
@@ -54,7 +60,7 @@ def promising(
             lower,
             upper,
             k,
-            lambda ranked: exact.gather(1, ranked.clamp_min(0)) if len(exact.T) else exact[:, :0],
+            lambda ranked: scores_of(exact, ranked),
             limit=limit,
             bound_again=bound_again if again else None,
         )
@@ -139,7 +145,7 @@ def test_bounds_that_say_nothing_are_no_guess() -> None:
     lower = torch.tensor([[-inf, 1.0, -inf, 3.0], [-inf, -inf, -inf, -inf]])
     upper = torch.tensor([[inf, 2.0, -inf, 4.0], [-inf, -inf, -inf, -inf]])
     exact = torch.tensor([[5.0, 1.5, -inf, 3.5], [-inf, -inf, -inf, -inf]])
-    scored = score_promising(lower, upper, 2, lambda ranked: exact.gather(1, ranked.clamp_min(0)))
+    scored = score_promising(lower, upper, 2, lambda ranked: scores_of(exact, ranked))
     scores, documents, certified = certify(scored.upper, scored.documents, scored.exact, 2)
     assert scores.tolist() == [[5.0, 3.5], [-inf, -inf]]
     assert documents.tolist() == [[0, 3], [-1, -1]]
@@ -209,6 +215,17 @@ def test_a_document_that_may_be_better_or_equal_refutes() -> None:
     assert certify(equal, *scored, 2)[2].tolist() == [False]
 
 
+def test_documents_beyond_may_be_better_or_equal_too() -> None:
+    upper, scored = (
+        torch.tensor([[5.0, 3.0]] * 5),
+        (torch.tensor([[0, 1]] * 5), torch.tensor([[4.5, 3.0]] * 5)),
+    )
+    beyond = torch.tensor([2.9, 3.0, torch.inf, -torch.inf, torch.nan])
+    assert certify(upper, *scored, 2, beyond=beyond)[2].tolist() == [True, False, False, True, False]
+    fewer = certify(upper, *scored, 3, beyond=beyond)[2]
+    assert fewer.tolist() == [False, False, False, True, False]
+
+
 def test_fewer_documents_than_wanted() -> None:
     upper = torch.tensor([[1.0, -torch.inf, 2.0]])
     best, found, certified = certify(upper, torch.tensor([[2, 0, -1]]), torch.tensor([[2.0, 1.0, 9.0]]), 4)
@@ -236,7 +253,7 @@ def test_requests_keep_their_own_bars_where_ways_change(k: int) -> None:
     for some in torch.arange(4 * k).split(k):
         sieve.add(some, lower[:, some], upper[:, some])
     kept, low, high = sieve.kept()
-    scored = score_promising(low, high, k, lambda columns: exact[:, kept].gather(1, columns.clamp_min(0)))
+    scored = score_promising(low, high, k, lambda columns: scores_of(exact[:, kept], columns))
     best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
     expected, index = top_documents(exact, k)
     assert certified.all()

@@ -59,6 +59,81 @@ def test_scores_are_those_of_float64(
     assert torch.equal(chunks, where)
 
 
+def check_the_best(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor], k: int) -> None:
+    """The k best are exact, others no less than they are, and less than the k-th best."""
+    every, of_every = score_stored(q, mask, blocks, *runs)
+    scores, chunks = score_stored(q, mask, blocks, *runs, k=k)
+    for b, row in enumerate(every.tolist()):
+        bar = sorted(row, reverse=True)[min(k, len(row)) - 1]
+        for m, wanted in enumerate(row):
+            found, chunk = float(scores[b, m]), int(chunks[b, m])
+            if wanted >= bar or chunk >= 0:
+                assert (found, chunk) == (wanted, int(of_every[b, m]))
+            else:
+                assert wanted <= found < bar or wanted == found == -INF
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("width", "tokens"), [(2, 1), (62, 9), (64, 40), (1024, 3)])
+@pytest.mark.parametrize("k", [1, 5, 24, 400])
+@pytest.mark.usefixtures("way", "_two_threads")
+def test_those_that_are_wanted_are_exact(dtype: torch.dtype, width: int, tokens: int, k: int) -> None:
+    blocks = [torch.randn(rows, width).to(dtype) for rows in (300, 1, 200)]
+    blocks[0][100:110] = blocks[0][90:100]  # equal scores
+    q, mask = torch.randn(4, tokens, width), torch.rand(4, tokens) < 0.7
+    mask[0], mask[2], mask[3, 0] = True, False, True
+    block = torch.randint(0, 3, (4, 70))
+    lengths = torch.tensor([300, 1, 200])[block]
+    start = (torch.rand(4, 70) * lengths).long()
+    count = (torch.rand(4, 70) * 20).long().minimum(lengths - start)
+    check_the_best(q, mask, blocks, [block, start, count], k)
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-15, 1e15, 3e25, 3e38])
+@pytest.mark.parametrize("asking", [1e-40, 1e-15, 1.0, 1e18])
+@pytest.mark.usefixtures("way")
+def test_those_that_are_wanted_are_exact_whatever_their_size(size: float, asking: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys = (torch.rand(200, 64, generator=generator) * 2 - 1) * size
+    q = torch.randn(1, 5, 64, generator=generator) * asking
+    start = torch.arange(50)[None] * 4
+    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    for dtype in (torch.bfloat16, torch.float32):
+        check_the_best(q, torch.ones(1, 5, dtype=torch.bool), [keys.to(dtype)], runs, 3)
+
+
+@pytest.mark.usefixtures("way")
+def test_scores_that_float32_cannot_tell_apart() -> None:
+    """They are of the same chunk but for the last places, below what a sum of float32 holds."""
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.randn(1, 256, generator=generator).repeat(240, 1)
+    keys[:, 7] *= 1 + torch.randint(-3, 4, (240,), generator=generator) * 2.0**-23
+    q = torch.randn(1, 8, 256, generator=generator)
+    start = torch.arange(60)[None] * 4
+    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    for k in (1, 7, 60):
+        check_the_best(q, torch.ones(1, 8, dtype=torch.bool), [keys], runs, k)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_few_are_multiplied_exactly_where_few_are_wanted(
+    dtype: torch.dtype,
+) -> None:
+    """By what the others say: it is no score of theirs, and close to it."""
+    if not scans.can_score([torch.zeros(1, 1)]) or not scans.can_multiply(dtype, 64):
+        pytest.skip("no kernel here")
+    keys, q = torch.randn(1000, 64).to(dtype), torch.randn(1, 5, 64)
+    start = torch.arange(200)[None] * 5
+    runs = torch.zeros_like(start), start, torch.full_like(start, 5)
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    every, _ = score_stored(q, mask, [keys], *runs)
+    scores, chunks = score_stored(q, mask, [keys], *runs, k=4)
+    left = chunks < 0
+    assert 4 <= int((~left).sum()) < 40
+    assert bool((scores[left] > every[left]).all())
+    assert bool((scores - every <= 0.1 * every.abs().max()).all())
+
+
 @pytest.mark.usefixtures("way", "_two_threads")
 def test_sums_that_cancel_are_exact() -> None:
     """In float32 the small one is lost."""

@@ -234,7 +234,7 @@ def certified_top(
     scored = score_promising(
         *scan_documents(q, keys, owners, mask, num_documents=documents),
         top_k,
-        lambda ranked: exact.gather(1, ranked.clamp_min(0)),
+        lambda ranked: exact.gather(1, ranked.clamp_min(0)).masked_fill(ranked < 0, -torch.inf),
         bound_again=bound_again if again else None,
     )
     best, found, certified = certify(scored.upper, scored.documents, scored.exact, top_k)

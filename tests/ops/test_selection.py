@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsparse.ops.selection import count_reaching, lowest, raise_best, reaching, take_best
+from memsparse.ops.selection import (
+    ascend,
+    count_promising,
+    count_reaching,
+    lowest,
+    raise_best,
+    reaching,
+    take_best,
+)
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -65,6 +73,33 @@ def test_what_reaches_a_bar_and_the_highest_of_the_rest(
     for b, (row, _) in enumerate(rows):
         assert beyond[b] == max([float(before[b]), *(row[d] for d in range(documents) if d not in kept)])
     assert count_reaching(upper, bar) == [sum(row) for row in reach]
+
+
+@settings(max_examples=150, deadline=None)
+@given(**SIZES, k=st.sampled_from([1, 3, 50]), share=st.sampled_from([0.0, 0.25, 0.5]))
+def test_how_many_reach_the_kth_best_guess(
+    seed: int, requests: int, documents: int, levels: int, k: int, share: float
+) -> None:
+    upper, generator = drawn(seed, requests, documents, levels)
+    lower = (upper - torch.randint(0, levels + 1, upper.shape, generator=generator)).nan_to_num(nan=-math.inf)
+    within = {math.inf: 1e38, -math.inf: -1e38}
+    for low, high, count in zip(
+        lower.tolist(), upper.tolist(), count_promising(lower, upper, k, share), strict=True
+    ):
+        ends = [[within.get(value, value) for value in row] for row in (low, high)]
+        guesses = [
+            min(a + share * (b - a), most) for a, b, most in zip(*ends, high, strict=True) if most > -math.inf
+        ]
+        bar = sorted(guesses, reverse=True)[k - 1] if len(guesses) >= k else -math.inf
+        assert count == sum(most >= bar and most > -math.inf for most in high)
+
+
+@pytest.mark.parametrize("numbers", [[], [3], [1, 1, 2], [-5, 0, 2**40], [2, 1], [1, 2, 3, 2]])
+def test_whether_numbers_ascend(numbers: list[int]) -> None:
+    given = torch.tensor(numbers, dtype=torch.int64)
+    assert ascend(given) == (numbers == sorted(numbers))
+    across = torch.stack([given, given], dim=1)[:, 0]
+    assert ascend(across) == (numbers == sorted(numbers))
 
 
 @settings(max_examples=150, deadline=None)

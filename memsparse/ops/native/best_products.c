@@ -17,12 +17,13 @@
 #include <stdlib.h>
 
 #include "agreed.h"
+#include "scan.h"
 #include "threads.h"
 
 /* Raised with every change of what Python calls, and with VERSION in library.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 16;
+    return 17;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)

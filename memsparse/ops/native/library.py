@@ -12,7 +12,7 @@ from torch import Tensor
 from memsparse.errors import InputError, ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 16
+VERSION = 17
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""
@@ -51,9 +51,15 @@ def has_tiles(dtype: torch.dtype) -> bool:
     return dtype in TILED and has("memsparse_can_multiply", TILED[dtype])
 
 
+def all_threads() -> tuple[int | None, int]:
+    """What has threads work at once, and how many torch has."""
+    return _work_at_once(), torch.get_num_threads()
+
+
 def threads_for(work: int, least: int) -> tuple[int | None, int]:
     """What has threads work at once, and how many of them, each with at least so much of the work."""
-    return _work_at_once(), max(1, min(torch.get_num_threads(), work // least))
+    at_once, threads = all_threads()
+    return at_once, max(1, min(threads, work // least))
 
 
 def check(problem: int) -> None:
@@ -129,22 +135,28 @@ def library_or_none() -> ctypes.CDLL | None:
         *(ctypes.c_int, pointer, long, pointer, long),
         *(pointer, pointer, pointer, pointer),
     ]
+    library.memsparse_half_widths.argtypes = [
+        *(pointer, pointer, pointer, long),
+        *(ctypes.c_double, ctypes.c_double, pointer, pointer),
+    ]
     library.memsparse_raise_best_products.argtypes = [*product, pointer, *threads]
     library.memsparse_scan.argtypes = [*product, *of_chunks, real, pointer, pointer, *threads]
     library.memsparse_raise_bounds.argtypes = [pointer, long, long, *of_chunks, real, pointer, pointer]
     library.memsparse_score_stored.argtypes = [
         *(ctypes.c_int, long, pointer, pointer, long),
         *(pointer, pointer, long, pointer, pointer, pointer),
-        *(long, pointer, pointer),
-        *threads[:2],
+        *(long, long, pointer, pointer),
+        *threads,
     ]
     library.memsparse_raise_best.argtypes = [pointer, long, long, pointer, long, pointer]
     library.memsparse_reaching.argtypes = [pointer, long, long, pointer, pointer, pointer]
     library.memsparse_count_reaching.argtypes = [pointer, long, long, pointer, pointer]
+    library.memsparse_count_promising.argtypes = [pointer, pointer, long, long, long, real, pointer]
+    library.memsparse_ascend.argtypes = [pointer, long]
     library.memsparse_take_best.argtypes = [pointer, long, long, pointer, long, pointer]
     library.memsparse_top.argtypes = [pointer, long, long, long, pointer, pointer]
     library.memsparse_certify.argtypes = [
-        *(pointer, long, long, pointer, pointer, long),
+        *(pointer, long, long, pointer, pointer, pointer, long),
         *(long, pointer, pointer, pointer),
     ]
     library.memsparse_reaching.restype = long

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "agreed.h"
+#include "scan.h"
 
 #define LANES 16        /* tokens of a vector */
 #define LARGEST 127     /* of int8 */
@@ -147,6 +148,26 @@ static float unit_of(int kind, double peak)
         return (float)(peak / LARGEST);
     const double fraction = frexp(peak, &exponent);
     return (float)ldexp(1, fraction > 0.5 ? exponent : exponent - 1);
+}
+
+/* The least float not below a number. */
+static float rounded_up(double number)
+{
+    const float nearest = (float)number;
+    return nearest < number ? nextafterf(nearest, INFINITY) : nearest;
+}
+
+/* From what rounding tokens took, (requests,) each, factors of a chunk's error and of its norm: `ops.scan` explains the
+   arithmetic. `slack` is that of sums, relative to the longest token, and `over` what float32 takes after them. */
+void memsparse_half_widths(
+    const float *units, const double *longest, const double *lost, int64_t requests, double slack, double over,
+    float *of_errors, float *of_norms)
+{
+    for (int64_t request = 0; request < requests; request++) {
+        const double unit = units[request] * over, least = longest[request] < 0.5 ? 0.5 : longest[request];
+        of_errors[request] = rounded_up(longest[request] * unit);
+        of_norms[request] = rounded_up((lost[request] + slack * least) * unit);
+    }
 }
 
 /* Round tokens, (tokens of all requests, width), `counts` of each request, at least one, into lanes,

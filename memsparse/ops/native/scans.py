@@ -15,6 +15,7 @@ from memsparse.ops.native.library import (
     KINDS,
     MIXED,
     TILED,
+    all_threads,
     check,
     has,
     has_tiles,
@@ -39,7 +40,7 @@ _EXACT = (torch.bfloat16, torch.float32)
 _SHARE = 2**24
 """Multiply-adds of a thread, at least: to wake it takes some ten microseconds."""
 _EXACT_SHARE = 2**21
-"""Those in float64, likewise."""
+"""Those of exact scores, likewise."""
 _ROWS = 96
 """Threads take a multiple of so many keys: of the 12 and the 32 that the kernels multiply together."""
 _PARTS = 16
@@ -159,6 +160,23 @@ def round_tokens(
     return vectors, units, longest, lost
 
 
+def half_widths(
+    units_B: Tensor, longest_B: Tensor, lost_B: Tensor, slack: float, over: float
+) -> tuple[Tensor, Tensor]:
+    """Factors (B,) float32 of a chunk's error and of its norm, rounded up; `ops.scan` explains them.
+
+    Args:
+        units_B: float32; longest_B and lost_B: float64, as `round_tokens` returns them.
+    """
+    factors_2B = torch.empty(2, len(units_B), dtype=torch.float32, device="cpu")
+    of_errors, of_norms = factors_2B.unbind()
+    given = (each.data_ptr() for each in (units_B, longest_B, lost_B))
+    loaded().memsparse_half_widths(
+        *given, len(units_B), slack, over, of_errors.data_ptr(), of_norms.data_ptr()
+    )
+    return of_errors, of_norms
+
+
 def best_products(keys_MW: Tensor, vectors: Vectors) -> Tensor:
     """The best inner product of each key with each request's tokens: (M, B) float32.
 
@@ -213,6 +231,7 @@ def score_stored(
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
+    k: int | None,
 ) -> tuple[Tensor, Tensor]:
     """What `ops.exact_scores.score_stored` returns; sums run over the columns in their order.
 
@@ -232,7 +251,6 @@ def score_stored(
     runs = block_BM.contiguous(), start_BM.contiguous(), count_BM.contiguous()
     scores = torch.empty(count_BM.shape, dtype=torch.float32, device="cpu")
     chunks = torch.empty(count_BM.shape, dtype=torch.int64, device="cpu")
-    work = int(count_BM.sum()) * max(tokens, default=0) * width
     problem = loaded().memsparse_score_stored(
         KINDS[blocks[0].dtype],
         width,
@@ -244,9 +262,11 @@ def score_stored(
         len(blocks),
         *(each.data_ptr() for each in runs),
         count_BM.shape[1],
+        k or 0,
         scores.data_ptr(),
         chunks.data_ptr(),
-        *threads_for(work, _EXACT_SHARE),
+        *all_threads(),
+        _EXACT_SHARE,
     )
     check(problem)
     return scores, chunks

@@ -1,8 +1,7 @@
 /* Which documents of many: the best, those that may be among the best, and whether that is proven.
 
    `ops.selection` and `ops.certificate` say what each function does. In torch each is a dozen small operations, which
-   together take longer than the scan of a small bank. The k best numbers so far are kept as a heap: none is better
-   than those it stands above, so that the first is the worst. */
+   together take longer than the scan of a small bank. */
 
 #include <float.h>
 #include <math.h>
@@ -11,9 +10,11 @@
 #include <string.h>
 
 #include "agreed.h"
+#include "heap.h"
 
 #define BLOCK 64   /* numbers that are passed over together when the largest of them is too small */
 #define AHEAD 2048 /* numbers: so far ahead they are fetched, many of them from other processors' caches */
+#define LARGE 1e38f /* stands for infinity where bounds are reckoned with */
 
 /* Fetch the block of numbers that comes AHEAD of one. */
 static inline void fetch_ahead(const float *block)
@@ -28,19 +29,6 @@ struct found {
     float score;
     int64_t document;
 };
-
-/* Put a number in place of the worst of `count`. */
-static void replace_worst(float *heap, int64_t count, float value)
-{
-    int64_t at = 0, below;
-    while ((below = 2 * at + 1) < count) {
-        below += below + 1 < count && heap[below + 1] < heap[below];
-        if (heap[below] >= value)
-            break;
-        heap[at] = heap[below], at = below;
-    }
-    heap[at] = value;
-}
 
 /* Keep the best of `count` numbers and of what a heap holds. Returns whether all of them are numbers. */
 static int raise_heap(float *heap, int64_t size, const float *values, int64_t count)
@@ -66,6 +54,12 @@ static int raise_heap(float *heap, int64_t size, const float *values, int64_t co
 static float least(float bar)
 {
     return bar < -FLT_MAX ? -FLT_MAX : bar;
+}
+
+/* A bound that may be infinite, for reckoning with it. */
+static inline float within_reach(float bound)
+{
+    return bound < -LARGE ? -LARGE : bound > LARGE ? LARGE : bound;
 }
 
 static void clear(float *values, int64_t count)
@@ -131,6 +125,42 @@ void memsparse_count_reaching(
             count += row[i] >= own;
         counts[request] = count;
     }
+}
+
+/* lower and upper are (requests, documents); counts, (requests,), become how many upper bounds of each reach the k-th
+   best guess: scores lie at a `share` of their intervals, and not above what is known. Returns 0, or which problem. */
+int memsparse_count_promising(
+    const float *lower, const float *upper, int64_t requests, int64_t documents, int64_t k, float share, int64_t *counts)
+{
+    float *heap = malloc((k + 1) * sizeof *heap);
+    for (int64_t request = 0; request < requests && heap != NULL; request++) {
+        const float *low = lower + request * documents, *high = upper + request * documents;
+        clear(heap, k);
+        for (int64_t begin = 0; begin < documents; begin += BLOCK) {
+            const int64_t here = documents - begin < BLOCK ? documents - begin : BLOCK;
+            float guess[BLOCK];
+            for (int64_t i = 0; i < here; i++) {
+                const float from = within_reach(low[begin + i]), to = within_reach(high[begin + i]);
+                const float at = from + share * (to - from);
+                guess[i] = at < high[begin + i] ? at : high[begin + i];
+            }
+            raise_heap(heap, k, guess, here);
+        }
+        memsparse_count_reaching(high, 1, documents, heap, counts + request);
+    }
+    if (heap == NULL)
+        return NO_MEMORY;
+    free(heap);
+    return NONE;
+}
+
+/* Whether no number is smaller than the one before it. */
+int memsparse_ascend(const int64_t *numbers, int64_t count)
+{
+    int ascend = 1;
+    for (int64_t i = 1; i < count; i++)
+        ascend &= numbers[i] >= numbers[i - 1];
+    return ascend;
 }
 
 /* bounds is (requests, documents), where what is taken becomes -inf; wanted is (requests,), none above `most`, taken
@@ -207,11 +237,11 @@ int memsparse_top(const float *scores, int64_t requests, int64_t documents, int6
     return problem;
 }
 
-/* upper is (requests, documents); scored and exact are (requests, scores), -1 and -inf for none, best and index
-   (requests, k), certified (requests,) bytes. Returns 0, or which problem there is. */
+/* upper is (requests, documents), beyond (requests,); scored and exact are (requests, scores), -1 and -inf for none,
+   best and index (requests, k), certified (requests,) bytes. Returns 0, or which problem there is. */
 int memsparse_certify(
-    const float *upper, int64_t requests, int64_t documents, const int64_t *scored, const float *exact, int64_t scores,
-    int64_t k, float *best, int64_t *index, char *certified)
+    const float *upper, int64_t requests, int64_t documents, const float *beyond, const int64_t *scored,
+    const float *exact, int64_t scores, int64_t k, float *best, int64_t *index, char *certified)
 {
     struct found *room = malloc((scores + 1) * sizeof *room);
     float *own = malloc((scores + 1) * sizeof *own);
@@ -220,8 +250,8 @@ int memsparse_certify(
     for (int64_t request = 0; request < requests && problem == NONE; request++) {
         const int64_t *document = scored + request * scores;
         const float *bounds = upper + request * documents;
-        float highest = -INFINITY;
-        int is_known = 1;
+        float highest = beyond[request];
+        int is_known = highest == highest;
         memset(is_scored, 0, documents);
         for (int64_t i = 0; i < scores; i++) {
             own[i] = document[i] < 0 ? -INFINITY : exact[request * scores + i];

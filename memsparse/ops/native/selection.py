@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops.native.library import check, is_readable, loaded, takes
+from memsparse.ops.native.library import check, is_built, is_readable, loaded, takes
 
 MOST = 1024
 """Documents wanted up to which a heap of them pays."""
@@ -35,7 +35,7 @@ def raise_best(best_Bk: Tensor, scores_BN: Tensor) -> Tensor:
 
 def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
     """As `ops.selection.reaching`."""
-    upper, bar = upper_BN.contiguous(), _bars(upper_BN, bar_B)
+    upper, bar = upper_BN.contiguous(), _of_requests(upper_BN, bar_B)
     _expect(beyond_B, (len(upper),))
     kept = torch.empty(upper.shape[1], dtype=torch.int64, device="cpu")
     count = loaded().memsparse_reaching(
@@ -46,10 +46,32 @@ def reaching(upper_BN: Tensor, bar_B: Tensor, beyond_B: Tensor) -> Tensor:
 
 def count_reaching(bounds_BN: Tensor, bar_B: Tensor) -> list[int]:
     """As `ops.selection.count_reaching`."""
-    bounds, bar = bounds_BN.contiguous(), _bars(bounds_BN, bar_B)
+    bounds, bar = bounds_BN.contiguous(), _of_requests(bounds_BN, bar_B)
     counts = (ctypes.c_int64 * len(bounds))()
     loaded().memsparse_count_reaching(bounds.data_ptr(), *bounds.shape, bar.data_ptr(), counts)
     return list(counts)
+
+
+def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) -> list[int]:
+    """As `ops.selection.count_promising`."""
+    lower, upper = lower_BN.contiguous(), upper_BN.contiguous()
+    _expect(lower, tuple(upper.shape))
+    counts = (ctypes.c_int64 * len(upper))()
+    problem = loaded().memsparse_count_promising(
+        lower.data_ptr(), upper.data_ptr(), *upper.shape, k, share, counts
+    )
+    check(problem)
+    return list(counts)
+
+
+def can_compare(numbers: Tensor) -> bool:
+    """Whether `ascend` takes such numbers: int64 in host memory."""
+    return is_built() and is_readable(numbers, torch.int64, tuple(numbers.shape))
+
+
+def ascend(numbers: Tensor) -> bool:
+    """As `ops.selection.ascend`."""
+    return bool(loaded().memsparse_ascend(numbers.data_ptr(), len(numbers)))
 
 
 def take_best(bounds_BN: Tensor, wanted: Sequence[int]) -> Tensor:
@@ -71,11 +93,11 @@ def top_documents(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def certify(
-    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int
+    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int, beyond_B: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `ops.certificate.certify`."""
     upper, documents, exact = upper_BN.contiguous(), documents_BM.contiguous(), exact_BM.contiguous()
-    scored = len(upper), documents.shape[1]
+    beyond, scored = _of_requests(upper, beyond_B), (len(upper), documents.shape[1])
     _expect(documents, scored, torch.int64)
     _expect(exact, scored)
     best, index = _ranking(len(upper), k)
@@ -83,6 +105,7 @@ def certify(
     problem = loaded().memsparse_certify(
         upper.data_ptr(),
         *upper.shape,
+        beyond.data_ptr(),
         documents.data_ptr(),
         exact.data_ptr(),
         documents.shape[1],
@@ -93,11 +116,11 @@ def certify(
     return best, index, certified
 
 
-def _bars(bounds_BN: Tensor, bar_B: Tensor) -> Tensor:
-    """A bar for each request, as C reads them."""
-    bar = bar_B.contiguous()
-    _expect(bar, bounds_BN.shape[:1])
-    return bar
+def _of_requests(bounds_BN: Tensor, numbers_B: Tensor) -> Tensor:
+    """A number for each request, as C reads them."""
+    numbers = numbers_B.contiguous()
+    _expect(numbers, bounds_BN.shape[:1])
+    return numbers
 
 
 def _expect(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:

@@ -75,5 +75,5 @@ def test_it_compiles_without_warnings_and_for_other_processors(tmp_path: Path) -
     assert [other.memsparse_can_multiply(kind) for kind in range(6)] == [0] * 6
     assert other.memsparse_raise_best_products(0, None, 0, 4, None, 0, None, 0, None) == 1
     assert other.memsparse_can_score() == 0
-    assert other.memsparse_score_stored(1, 4, *[None] * 12, None, 1) == 1
+    assert other.memsparse_score_stored(1, 4, *[None] * 13, None, 1) == 1
     assert other.memsparse_change_tokens(0, None, 0, 32, 1, None, None, ctypes.c_float(0), None, None, 1) == 1

@@ -52,7 +52,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
         with pytest.raises(InputError, match="NaN"):
             selection.top_documents(scores, 4)
         with pytest.raises(InputError, match="NaN"):
-            selection.certify(torch.zeros(2, 200), torch.arange(200).expand(2, -1), scores, 4)
+            certify(torch.zeros(2, 200), torch.arange(200).expand(2, -1), scores, 4)
 
 
 def test_memory_of_another_shape_is_refused() -> None:
@@ -60,9 +60,11 @@ def test_memory_of_another_shape_is_refused() -> None:
     numbers = torch.zeros(1, 3, dtype=torch.int64)
     bar, beyond = torch.zeros(1), torch.zeros(1)
     for call in (
-        lambda: selection.certify(three, numbers, two, 1),
-        lambda: selection.certify(three, numbers.int(), three, 1),
-        lambda: selection.certify(three.expand(2, -1), numbers, three, 1),
+        lambda: selection.certify(three, numbers, two, 1, beyond),
+        lambda: selection.certify(three, numbers.int(), three, 1, beyond),
+        lambda: selection.certify(three.expand(2, -1), numbers, three, 1, torch.zeros(2)),
+        lambda: selection.certify(three, numbers, three, 1, torch.zeros(2)),
+        lambda: selection.count_promising(three, two, 1, 0.5),
         lambda: selection.raise_best(three.expand(2, -1), three),
         lambda: selection.raise_best(three, three.expand(2, -1)),
         lambda: selection.reaching(three, bar.double(), beyond),
