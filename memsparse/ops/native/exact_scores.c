@@ -28,6 +28,7 @@
 #define WIDE 16       /* the same of float32 and less */
 #define PART 24       /* rows a thread takes at a time */
 #define ROUGH_PART 96 /* likewise, where products are rough */
+#define AHEAD 4       /* rows that are fetched while one is copied: they lie apart */
 #define PANEL 64      /* columns that meet all rows of a part while they are in the nearest cache */
 #define PAYS 3        /* rows to each that is wanted from which on rough products pay */
 #define SMALL 0x1p-40 /* norms count as no smaller, so that what float32 flushes to 0 is within reach */
@@ -70,7 +71,7 @@ struct work {
     int kind, rough_kind, failed;
     int64_t width;
     const struct tokens *tokens; /* of each request */
-    const int32_t *own;          /* zeros: whose a vector is, for a kernel that is given one request */
+    const int32_t *own;          /* zeros: whose vectors are where a kernel is given those of one request */
     struct list list;
 };
 
@@ -253,6 +254,8 @@ static void multiply_roughly(void *given)
     while (problem == NONE && take_part(&work->list, &part)) {
         const struct tokens *tokens = work->tokens + part.request;
         for (int row = 0; row < part.used; row++) {
+            for (int64_t at = 0; at < bytes && row + AHEAD < part.used; at += 64)
+                _mm_prefetch(part.rows[row + AHEAD]->keys + at, _MM_HINT_T0);
             memcpy(keys + row * bytes, part.rows[row]->keys, bytes);
             best[row] = -INFINITY;
         }
@@ -417,7 +420,7 @@ int memsparse_score_stored(
         lay_out(tokens, of->count, width, of->lanes);
         if (is_rough && of->are_finite)
             memsparse_round_tokens(
-                kind, tokens, width, &of->count, 1, of->rough, &of->unit, &of->longest, &of->lost);
+                kind, tokens, width, &of->count, 1, of->rough, own, &of->unit, &of->longest, &of->lost);
         tokens += of->count * width, vector += divided_up(of->count, WIDE);
         for (int64_t i = request * documents; i < (request + 1) * documents; i++)
             for (int64_t chunk = 0; chunk < rows[i]; chunk++)

@@ -133,7 +133,7 @@ def library_or_none() -> ctypes.CDLL | None:
     ]
     library.memsparse_round_tokens.argtypes = [
         *(ctypes.c_int, pointer, long, pointer, long),
-        *(pointer, pointer, pointer, pointer),
+        *(pointer, pointer, pointer, pointer, pointer),
     ]
     library.memsparse_half_widths.argtypes = [
         *(pointer, pointer, pointer, long),

@@ -171,14 +171,15 @@ void memsparse_half_widths(
 }
 
 /* Round tokens, (tokens of all requests, width), `counts` of each request, at least one, into lanes,
-   (vectors, width * size / 4, 16, 4 / size): vectors of one request, the last one filled up with its last token.
+   (vectors, width * size / 4, 16, 4 / size): vectors of one request, the last one filled up with its last token;
+   of_request, (vectors,), becomes whose they are.
 
    units, longest and lost, (requests,), become what one is worth, the longest token's norm, and the most that
    rounding took from one, as norms in units: not numbers where a token has one that is infinite or none, and then
    lanes are 0. Returns 0, or which problem there is. */
 int memsparse_round_tokens(
-    int kind, const float *tokens, int64_t width, const int64_t *counts, int64_t requests, char *lanes, float *units,
-    double *longest, double *lost)
+    int kind, const float *tokens, int64_t width, const int64_t *counts, int64_t requests, char *lanes,
+    int32_t *of_request, float *units, double *longest, double *lost)
 {
     if (kind != INT8 && kind != BFLOAT16 && kind != FLOAT32)
         return NO_SUCH_KERNEL;
@@ -197,6 +198,8 @@ int memsparse_round_tokens(
             longest_square = fmax(longest_square, square);
             most_lost = fmax(most_lost, lost_square);
         }
+        for (int64_t i = 0; i < vectors; i++)
+            *of_request++ = (int32_t)request;
         for (int64_t i = count; i < vectors * LANES; i++) {
             char *lane = lanes + (vectors - 1) * LANES * width * size + i % LANES * 4;
             for (int64_t at = 0; at < width * size; at += 4)

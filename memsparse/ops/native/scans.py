@@ -129,9 +129,10 @@ def round_tokens(
             f"tokens are {tuple(tokens_RW.shape)} {tokens_RW.dtype}, to be {dtype}; "
             f"pass {shape} float32 on the CPU, of a multiple of four bytes when rounded"
         )
-    request = [number for number, count in enumerate(tokens) for _ in range(-(-count // LANES))]
+    count = sum(-(-own // LANES) for own in tokens)
+    request = torch.empty(count, dtype=torch.int32, device="cpu")
     lanes = torch.empty(
-        len(request),
+        count,
         width * dtype.itemsize // _STEP,
         LANES,
         _STEP // dtype.itemsize,
@@ -148,15 +149,10 @@ def round_tokens(
         (ctypes.c_int64 * len(tokens))(*tokens),
         len(tokens),
         lanes.data_ptr(),
-        *(each.data_ptr() for each in (units, longest, lost)),
+        *(each.data_ptr() for each in (request, units, longest, lost)),
     )
     check(problem)
-    vectors = Vectors(
-        lanes=lanes,
-        request=torch.tensor(request, dtype=torch.int32, device="cpu"),
-        requests=len(tokens),
-        dtype=dtype,
-    )
+    vectors = Vectors(lanes=lanes, request=request, requests=len(tokens), dtype=dtype)
     return vectors, units, longest, lost
 
 
