@@ -378,11 +378,11 @@ def test_threads_of_an_engine_get_the_answers_of_one(engines: list[MemoryEngine]
 
 
 def test_an_interrupted_thread_takes_down_only_what_it_ran() -> None:
-    interrupted = threading.Event()
+    interrupted, everybody_asks = threading.Event(), threading.Event()
 
     def interrupt_once(names: list[str]) -> None:
         if not interrupted.is_set():
-            wait_until(lambda: len(scheduler._tickets) == 3)
+            assert everybody_asks.wait(60)
             if len(names) == 2:
                 interrupted.set()
                 raise KeyboardInterrupt
@@ -401,6 +401,7 @@ def test_an_interrupted_thread_takes_down_only_what_it_ran() -> None:
         for count, name in enumerate("abc", 1):
             futures.append(pool.submit(ask, name))
             wait_until(lambda count=count: len(scheduler._tickets) == count)  # type: ignore[misc]
+        everybody_asks.set()
         told = [future.result(timeout=20) for future in futures]
     assert told == ["KeyboardInterrupt", "EngineError", "c: "]
     assert scheduler.ask([steps_of("d", [1])])[0].result().text == "d: "
