@@ -4,7 +4,7 @@
 
 Asks a bank of the corpus every question, one round, and compares at each memory layer the documents selected
 with the best of the exact scores of all. Prints one JSON object: the shares certified and equal (both must be
-1.0), how many documents were scored exactly, and the bytes of keys scanned against those of bfloat16.
+1.0), how many documents were scored again, and the bytes of keys scanned against those of bfloat16.
 """
 
 import argparse

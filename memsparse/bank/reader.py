@@ -8,7 +8,7 @@ proven where the bound of all it did not look at lies below. Rules that take no 
 mean heads, max tokens, max chunks) are scored from the stored keys by `document_scores`.
 
 B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, M chunk slots or
-documents scored exactly.
+documents scored again.
 """
 
 import threading
@@ -50,7 +50,7 @@ class _Routed:
     certified: Tensor | None = None
     sifted: Sifted | None = None
     rescored: int = 0
-    """Documents scored exactly beside a coarse stage, all requests together."""
+    """Documents scored again from their stored keys, all requests together."""
     scanned: int = 0
     """Chunks the coarse stage bounded, all requests together."""
 
@@ -304,7 +304,7 @@ class BankReader:
     def _prove(
         self, layer_idx: int, routing_q: Tensor, query_mask: Tensor, k: int, coarse: Probed
     ) -> _Routed:
-        """Score exactly, most promising first, until no other that was looked at can be among the k best."""
+        """Score again, most promising first, until no other that was looked at can be among the k best."""
         best_chunks: list[Tensor] = []
         wanted = None if self.all_scores else k
 
@@ -329,7 +329,7 @@ class BankReader:
         )
         columns = scored.documents
         best, chosen, certified = certify(
-            coarse.bound(scored.upper), columns, scored.exact, k, beyond=coarse.beyond
+            coarse.bound(scored.upper), columns, scored.scores, k, beyond=coarse.beyond
         )
         chunks = chosen  # all -1 where no request has a score
         if best_chunks:
@@ -421,13 +421,13 @@ class BankReader:
 def _scores(scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
     """The requests, columns and scores of what was scored, side by side."""
     real = scored.documents >= 0
-    return real.nonzero()[:, 0], scored.documents[real], scored.exact[real]
+    return real.nonzero()[:, 0], scored.documents[real], scored.scores[real]
 
 
 def _sifted(coarse: Probed, scored: Scored) -> Sifted:
     """What a scan left, and how high it may score: as it was scored, where it was."""
     assert coarse.beyond is not None
-    rows, columns, exact = _scores(scored)
+    rows, columns, scores = _scores(scored)
     upper = scored.upper.clone()
-    upper[rows, columns] = exact
+    upper[rows, columns] = upper[rows, columns].minimum(scores)
     return Sifted(documents=coarse.documents, upper=upper, beyond=coarse.beyond)

@@ -56,8 +56,8 @@ class TierConfig:
     """K and V as they are stored, or through int8 (one scale per chunk and head): half the memory of
     bfloat16, and answers that may differ."""
     rescored: int | None = None
-    """Documents scored exactly per request and layer, at most; what is found is then not `certified` where
-    more were needed. None: as many as the proof takes."""
+    """Documents scored again from stored keys per request and layer, at most; what is found is then not
+    `certified` where more were needed. None: as many as the proof takes."""
     index: Index = "none"
     """cells: look into the cells of an index that promise most, in place of a scan of all routing keys, for
     rules that take a scan and banks that are not small. What is found may then not be `certified`. It is
@@ -125,7 +125,7 @@ class TierReport:
     scanned: int
     """Chunks bounded in all reads; all of the view in each, but where an index found others."""
     rescored: int
-    """Documents scored exactly in all reads."""
+    """Documents scored again from their stored keys in all reads."""
     uncertified: int
     """Reads whose documents are not proven."""
     fallbacks: tuple[str, ...]

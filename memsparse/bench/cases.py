@@ -70,11 +70,12 @@ class Case:
         return self.flat_keys.float()
 
     def asking(self, queries: Tensor) -> "Case":
-        """The same bank asked something else; shares its float32 keys."""
+        """The same bank asked something else; shares what is made of the bank once."""
         other = Case(
             **{name: getattr(self, name) for name in self.__dataclass_fields__} | {"queries": queries}
         )
-        other.__dict__["float_keys"] = self.float_keys
+        for name in ("float_keys", "every", "runs"):
+            other.__dict__[name] = getattr(self, name)
         return other
 
 

@@ -7,7 +7,7 @@ grouped     the same, but the query heads of a group become rows of one product 
 matmul      queries folded to one vector a token, one torch product with all keys, then both maxima
 faiss       the folded vectors in a faiss index, so many nearest chunks a token that none of the best
             documents can be missing (flat), or those of the nearest cells (ivf)
-ours        a scan of the keys in some format, and the candidates it leaves scored exactly, with a proof
+ours        a scan of the keys in some format, what it leaves scored again from the stored keys, and a proof
 
 B requests, T tokens, H query heads, G kv heads, D head_dim, W = G*D, C chunks, N documents, k selected.
 """
@@ -46,7 +46,7 @@ class Ranking:
     certified: Tensor | None = None
     """(B,) bool, of ours."""
     rescored: Tensor | None = None
-    """(B,) int64, documents scored exactly."""
+    """(B,) int64, documents scored again from their stored keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +119,7 @@ def certified_ranking(case: Case, keys: ScanKeys, stored: Tensor) -> Ranking:
         lambda columns: rescore(case, routing_q, stored, coarse.of(columns)),
         bound_again=bound_again if case.device.type == "cpu" else None,
     )
-    scores, best, certified = certify(scored.upper, scored.documents, scored.exact, k, beyond=coarse.beyond)
+    scores, best, certified = certify(scored.upper, scored.documents, scored.scores, k, beyond=coarse.beyond)
     counts = (scored.documents >= 0).sum(1)
     return Ranking(scores=scores, documents=coarse.of(best), certified=certified, rescored=counts)
 

@@ -1,10 +1,10 @@
-"""From a coarse scan to the exact top k, with a proof: which documents to score exactly, and when to stop.
+"""From a coarse scan to the exact top k, with a proof: which documents to score again, and when to stop.
 
 A coarse scan gives lower <= exact <= upper for every document. Only a document whose upper bound reaches the
 k-th best exact score known so far can be among the k best; once no such document is left, the top k is the
 exact one.
 
-B requests, N documents, M documents scored exactly, k wanted. Document indices are -1 where a row has fewer.
+B requests, N documents, M documents scored again, k wanted. Document indices are -1 where a row has fewer.
 """
 
 import sys
@@ -39,23 +39,23 @@ GUESS = 0.49
 """Where in its interval a score is taken to lie before any is known, as a share of the width: most lie close
 to the middle, and a bar that is a little too low costs less than another turn."""
 FIRST = 64
-"""Documents of a request scored exactly before others are looked at again, where the guess is too many."""
+"""Documents of a request scored again before others are looked at again, where the guess is too many."""
 AGAIN = 256
 """So many documents left are bounded again before any is scored: to score fewer costs less. Where a limit
 lets not all of them be scored, fewer are bounded again, too."""
 WIDENING = 3
-"""Documents scored exactly in one more turn, at most, for each scored before, which count as FIRST at least:
+"""Documents scored again in one more turn, at most, for each scored before, which count as FIRST at least:
 every turn raises the bar."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """Documents scored exactly, and what is known of all."""
+    """Documents scored again, and what is known of all."""
 
     documents: Tensor
     """(B, M) int64, in the order scored; -1 for none."""
-    exact: Tensor
-    """(B, M) float32; -inf for none. Of others than the k best no less than they are, and less than those."""
+    scores: Tensor
+    """(B, M) float32, -inf for none: exact of the k best, of others no less than they are and below those."""
     lower: Tensor
     """(B, N) float32, of all documents by their bounds."""
     upper: Tensor
@@ -129,12 +129,12 @@ def score_promising(
     bound_again: BoundAgain | None = None,
     bounded: bool = True,
 ) -> Scored:
-    """Score documents exactly, most promising first, until no other can be among the k best.
+    """Score documents again, most promising first, until no other can be among the k best.
 
     First come those that would have to be scored if every score lay where it is guessed to: as a rule that
-    is all. Their exact scores are the bar for the others: those that may still reach it are bounded again if
-    they are many, then scored in turn. What is scored of a request does not depend on the others, but for
-    what is bounded again because of them.
+    is all. The k-th best of their scores is the bar for the others: those that may still reach it are bounded
+    again if they are many, then scored in turn. What is scored of a request does not depend on the others,
+    but for what is bounded again because of them.
 
     Args:
         limit: documents to score in each request, at most; at least k. None: as many as the proof takes.
@@ -173,10 +173,10 @@ def score_promising(
     if not turns:
         none = upper_BN.new_empty(len(upper_BN), 0)
         turns.append((none.long(), none))
-    documents, exact = turns[0]
+    documents, scores = turns[0]
     if len(turns) > 1:
-        documents, exact = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
-    return Scored(documents=documents, exact=exact, lower=lower_BN, upper=upper_BN)
+        documents, scores = (torch.cat(parts, dim=1) for parts in zip(*turns, strict=True))
+    return Scored(documents=documents, scores=scores, lower=lower_BN, upper=upper_BN)
 
 
 def _first(lower_BN: Tensor, upper_BN: Tensor, k: int, most: int, *, bounded: bool) -> list[int]:
@@ -194,16 +194,16 @@ def _are_many(left: list[int], spent: list[int], most: int) -> bool:
 
 
 def certify(
-    upper_BN: Tensor, documents_BM: Tensor, exact_BM: Tensor, k: int, *, beyond: Tensor | None = None
+    upper_BN: Tensor, documents_BM: Tensor, scores_BM: Tensor, k: int, *, beyond: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best of the documents scored exactly, and whether they are proven to be the k best of all.
+    """The k best of the documents scored again, and whether they are proven to be the k best of all.
 
     Proven: every document not scored lies below the k-th score by its upper bound, or, where fewer than k
     were scored, has no chunk.
 
     Args:
         documents_BM: indices below N without repetition, -1 for none.
-        exact_BM: their scores, as `Scored.exact` has them.
+        scores_BM: their scores, as `Scored` has them.
         beyond: (B,) float32, what no document besides these N scores above; -inf where there is none. None:
             there is none for any request.
 
@@ -216,13 +216,13 @@ def certify(
         raise InputError(f"k is {k}; ask for at least 1 document")
     requests, documents = upper_BN.shape
     beyond_B = upper_BN.new_full((requests,), -torch.inf) if beyond is None else beyond
-    if native.can_select(k, upper_BN, exact_BM, beyond_B):
-        return native.certify(upper_BN, documents_BM, exact_BM, k, beyond_B)
+    if native.can_select(k, upper_BN, scores_BM, beyond_B):
+        return native.certify(upper_BN, documents_BM, scores_BM, k, beyond_B)
     scored = documents_BM.masked_fill(documents_BM < 0, documents)
     # Ascending by document, so that position breaks ties as the index does.
     scored, order = scored.sort(dim=1)
     there = scored < documents
-    best, place = top_documents(exact_BM.gather(1, order).masked_fill(~there, -torch.inf), k)
+    best, place = top_documents(scores_BM.gather(1, order).masked_fill(~there, -torch.inf), k)
     indices = torch.cat([documents_BM.gather(1, order), documents_BM.new_full((requests, 1), -1)], dim=1)
     rest = torch.cat([upper_BN, upper_BN.new_full((requests, 1), -torch.inf)], dim=1)
     highest = rest.scatter(1, scored, -torch.inf).amax(1).maximum(beyond_B)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memsparse.errors import ShapeError
+from memsparse.errors import InputError, ShapeError
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.native import scans
 from memsparse.ops.native.library import OUTSIDE_ITS_BLOCK
@@ -44,14 +44,17 @@ def score_stored(
         start_BM, count_BM: likewise, its chunks there; 0 for no document.
         k: documents that are wanted of each request; that saves most of the work where there are many. Others
             may have what their score does not lie above, less than the k-th best score, and -1 for the chunk.
-            None: all.
+            None: all are.
 
     Returns: scores (B, M) float32, and which chunk of the document has it (B, M) int64, the first of equal
         ones; -inf and -1 where there is no document, or the request has no routing token; NaN where one of
         its tokens is not finite. On the CPU.
 
-    Raises: ShapeError for runs that do not lie in their blocks, or sizes that do not fit.
+    Raises: ShapeError for runs that do not lie in their blocks, or sizes that do not fit; InputError if k is
+        below 1.
     """
+    if k is not None and k < 1:
+        raise InputError(f"k is {k}; ask for at least 1 document")
     _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
     if not block_BM.numel() or not blocks:
         _check_runs(blocks, block_BM, start_BM, count_BM)

@@ -8,7 +8,9 @@ from torch import Tensor
 from memsparse.bank import Bank, Source, TierConfig
 from memsparse.bank import keys as keys_module
 from memsparse.bank import reader as reader_module
+from memsparse.bank.probing import Probed
 from memsparse.errors import BankMismatchError, ConfigError, ShapeError
+from memsparse.ops.certificate import Scored
 from memsparse.ops.routing import RoutingRule
 from tests.bank.builders import FINGERPRINT, add, all_tokens, make_chunks, make_passages, queries
 
@@ -252,3 +254,25 @@ def test_an_accelerator_answers_as_the_processor_does(bank):
     assert memory.k.device.type == device.type
     assert torch.equal(memory.documents.cpu(), expected.documents)
     assert torch.equal(memory.k.cpu(), expected.k)
+
+
+def test_what_was_scored_tells_no_less_than_a_scan() -> None:
+    """A document that is not wanted may have a bound for its score, above the one that was known."""
+    inf = float("inf")
+    upper = torch.tensor([[4.0, 3.0, 2.0], [-inf, 9.0, 8.0]])
+    coarse = Probed(
+        lower=upper - 1,
+        upper=upper,
+        documents=torch.tensor([2, 5, 7]),
+        beyond=torch.tensor([1.0, -inf]),
+        chunks=3,
+    )
+    scored = Scored(
+        documents=torch.tensor([[0, 2], [1, -1]]),
+        scores=torch.tensor([[3.5, 2.5], [8.5, -inf]]),
+        lower=upper - 1,
+        upper=upper,
+    )
+    sifted = reader_module._sifted(coarse, scored)
+    assert sifted.upper.tolist() == [[3.5, 3.0, 2.0], [-inf, 8.5, 8.0]]
+    assert upper[0, 0] == 4

@@ -80,7 +80,7 @@ def test_what_is_promising_scored_exactly_gives_the_exact_top_k(
 ) -> None:
     lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
     scored = promising(lower, exact, upper, k, first=first, again=again)
-    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    best, found, certified = certify(scored.upper, scored.documents, scored.scores, k)
     expected, index = top_documents(exact, k)
     assert certified.all()
     assert torch.equal(found, index)
@@ -95,14 +95,14 @@ def test_within_a_limit_a_certificate_is_honest(
     lower, exact, upper = bounded(seed, requests, documents, levels=levels, spread=spread)
     scored = promising(lower, exact, upper, k, first=1, again=False, limit=max(limit, k))
     assert bool(((scored.documents >= 0).sum(1) <= max(limit, k)).all())
-    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    best, found, certified = certify(scored.upper, scored.documents, scored.scores, k)
     expected, index = top_documents(exact, k)
     assert torch.equal(found[certified], index[certified])
     assert torch.equal(best[certified], expected[certified])
     for b in range(requests):
         known = {
             document: score
-            for document, score in zip(scored.documents[b].tolist(), scored.exact[b].tolist(), strict=True)
+            for document, score in zip(scored.documents[b].tolist(), scored.scores[b].tolist(), strict=True)
             if document >= 0
         }
         assert bool(certified[b]) == reference.proven(upper[b].tolist(), known, k)
@@ -137,7 +137,7 @@ def test_as_many_are_scored_at_once_as_their_bounds_make_likely(half: float, wan
     scored = score_promising(exact - half, exact + half, 16, rescore)
     assert turns[0] == wanted
     assert len(turns) == (1 if half < 300 else 3)
-    assert certify(scored.upper, scored.documents, scored.exact, 16)[2].all()
+    assert certify(scored.upper, scored.documents, scored.scores, 16)[2].all()
 
 
 def test_bounds_that_say_nothing_are_no_guess() -> None:
@@ -146,7 +146,7 @@ def test_bounds_that_say_nothing_are_no_guess() -> None:
     upper = torch.tensor([[inf, 2.0, -inf, 4.0], [-inf, -inf, -inf, -inf]])
     exact = torch.tensor([[5.0, 1.5, -inf, 3.5], [-inf, -inf, -inf, -inf]])
     scored = score_promising(lower, upper, 2, lambda ranked: scores_of(exact, ranked))
-    scores, documents, certified = certify(scored.upper, scored.documents, scored.exact, 2)
+    scores, documents, certified = certify(scored.upper, scored.documents, scored.scores, 2)
     assert scores.tolist() == [[5.0, 3.5], [-inf, -inf]]
     assert documents.tolist() == [[0, 3], [-1, -1]]
     assert certified.all()
@@ -187,7 +187,7 @@ def test_what_may_not_all_be_scored_is_bounded_again(limit: int) -> None:
         limit=limit,
         bound_again=lambda these: (exact[:, these] - 0.1, exact[:, these] + 0.1),
     )
-    assert certify(scored.upper, scored.documents, scored.exact, 16)[2].all()
+    assert certify(scored.upper, scored.documents, scored.scores, 16)[2].all()
     assert (scored.documents[0] >= 0).sum() == (64 if limit < 164 else 164)
 
 
@@ -241,7 +241,7 @@ def test_nothing_scored_and_nothing_there() -> None:
     assert certify(torch.zeros(1, 0), none, none.float(), 1)[2].tolist() == [True]
     for shape in ((0, 3), (2, 0)):
         nothing = score_promising(torch.zeros(shape), torch.zeros(shape), 1, lambda ranked: ranked.float())
-        assert nothing.exact.shape == nothing.documents.shape
+        assert nothing.scores.shape == nothing.documents.shape
         assert nothing.documents.shape[0] == shape[0]
 
 
@@ -254,7 +254,7 @@ def test_requests_keep_their_own_bars_where_ways_change(k: int) -> None:
         sieve.add(some, lower[:, some], upper[:, some])
     kept, low, high = sieve.kept()
     scored = score_promising(low, high, k, lambda columns: scores_of(exact[:, kept], columns))
-    best, found, certified = certify(scored.upper, scored.documents, scored.exact, k)
+    best, found, certified = certify(scored.upper, scored.documents, scored.scores, k)
     expected, index = top_documents(exact, k)
     assert certified.all()
     assert torch.equal(best, expected)
@@ -271,7 +271,7 @@ def test_scores_that_are_no_numbers_end_the_search_at_once() -> None:
     def prove() -> None:
         bounds = torch.full((1, 5_000), torch.inf)
         scored = score_promising(-bounds, bounds, 4, rescore)
-        certify(scored.upper, scored.documents, scored.exact, 4)
+        certify(scored.upper, scored.documents, scored.scores, 4)
 
     with pytest.raises(InputError, match="NaN"):
         prove()

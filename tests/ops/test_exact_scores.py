@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memsparse.errors import ShapeError
+from memsparse.errors import InputError, ShapeError
 from memsparse.ops.exact_scores import score_stored
 from memsparse.ops.native import scans
 
@@ -59,12 +59,24 @@ def test_scores_are_those_of_float64(
     assert torch.equal(chunks, where)
 
 
-def check_the_best(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor], k: int) -> None:
+def one_by_one(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores of documents from their chunks, each a document of its own: so no rough product is asked for."""
+    block, start, count = (each[:, :, None] for each in runs)
+    places = torch.arange(max(int(count.max()), 1))
+    there = (places < count).long()
+    each = [run.expand(there.shape).flatten(1) for run in (block, start + places, there)]
+    of_chunk = score_stored(q, mask, blocks, *each)[0].view(there.shape)
+    scores = of_chunk.amax(2)
+    first = (of_chunk == scores[:, :, None]).int().argmax(2)
+    return scores, first.masked_fill(scores == -INF, -1)
+
+
+def check_the_best(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor], k: int | None) -> None:
     """The k best are exact, others no less than they are, and less than the k-th best."""
-    every, of_every = score_stored(q, mask, blocks, *runs)
+    every, of_every = one_by_one(q, mask, blocks, runs)
     scores, chunks = score_stored(q, mask, blocks, *runs, k=k)
     for b, row in enumerate(every.tolist()):
-        bar = sorted(row, reverse=True)[min(k, len(row)) - 1]
+        bar = -INF if k is None else sorted(row, reverse=True)[min(k, len(row)) - 1]
         for m, wanted in enumerate(row):
             found, chunk = float(scores[b, m]), int(chunks[b, m])
             if wanted >= bar or chunk >= 0:
@@ -75,9 +87,9 @@ def check_the_best(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Ten
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(("width", "tokens"), [(2, 1), (62, 9), (64, 40), (1024, 3)])
-@pytest.mark.parametrize("k", [1, 5, 24, 400])
+@pytest.mark.parametrize("k", [1, 5, 24, 400, 2**62, None])
 @pytest.mark.usefixtures("way", "_two_threads")
-def test_those_that_are_wanted_are_exact(dtype: torch.dtype, width: int, tokens: int, k: int) -> None:
+def test_those_that_are_wanted_are_exact(dtype: torch.dtype, width: int, tokens: int, k: int | None) -> None:
     blocks = [torch.randn(rows, width).to(dtype) for rows in (300, 1, 200)]
     blocks[0][100:110] = blocks[0][90:100]  # equal scores
     q, mask = torch.randn(4, tokens, width), torch.rand(4, tokens) < 0.7
@@ -90,16 +102,52 @@ def test_those_that_are_wanted_are_exact(dtype: torch.dtype, width: int, tokens:
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-15, 1e15, 3e25, 3e38])
-@pytest.mark.parametrize("asking", [1e-40, 1e-15, 1.0, 1e18])
+@pytest.mark.parametrize("asking", [1e-40, 1e-15, 1.0, 1e18, 2e38])
+@pytest.mark.parametrize("k", [3, None])
 @pytest.mark.usefixtures("way")
-def test_those_that_are_wanted_are_exact_whatever_their_size(size: float, asking: float) -> None:
+def test_those_that_are_wanted_are_exact_whatever_their_size(
+    size: float, asking: float, k: int | None
+) -> None:
     generator = torch.Generator().manual_seed(0)
     keys = (torch.rand(200, 64, generator=generator) * 2 - 1) * size
-    q = torch.randn(1, 5, 64, generator=generator) * asking
+    q = (torch.rand(1, 20, 64, generator=generator) * 2 - 1) * asking
     start = torch.arange(50)[None] * 4
     runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
     for dtype in (torch.bfloat16, torch.float32):
-        check_the_best(q, torch.ones(1, 5, dtype=torch.bool), [keys.to(dtype)], runs, 3)
+        check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys.to(dtype)], runs, k)
+
+
+@pytest.mark.parametrize("k", [1, 7, None])
+@pytest.mark.usefixtures("way")
+def test_scores_beyond_float32_are_equal(k: int | None) -> None:
+    keys, q = torch.full((240, 8), 2.0**62), torch.full((1, 20, 8), 2.0**120)
+    keys[::2] *= -1
+    start = torch.arange(60)[None] * 4
+    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    for dtype in (torch.bfloat16, torch.float32):
+        check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys.to(dtype)], runs, k)
+
+
+@pytest.mark.usefixtures("way")
+def test_the_first_of_chunks_that_are_equal_when_rounded() -> None:
+    """The second is larger in float64 by less than float32 holds."""
+    keys = torch.tensor([[1.0, 0.0], [1.0, 2.0**-30], [0.0, 0.0], [-1.0, 0.0]]).repeat(20, 1)
+    start = torch.arange(20)[None] * 4
+    runs = torch.zeros_like(start), start, torch.full_like(start, 4)
+    for tokens in (1, 20):
+        mask = torch.ones(1, tokens, dtype=torch.bool)
+        scores, chunks = score_stored(torch.ones(1, tokens, 2), mask, [keys], *runs)
+        assert scores.tolist() == [[1.0] * 20]
+        assert chunks.tolist() == [[0] * 20]
+
+
+@pytest.mark.usefixtures("way")
+def test_keys_without_columns() -> None:
+    start = torch.arange(50)[None] * 4
+    runs = torch.zeros_like(start), start, torch.full_like(start, 4)
+    for keys in (torch.ones(200, 0), torch.ones(200, 0).bfloat16()):
+        scores, _ = score_stored(torch.ones(1, 2, 0), torch.ones(1, 2).bool(), [keys], *runs, k=3)
+        assert scores.tolist() == [[0.0] * 50]
 
 
 @pytest.mark.usefixtures("way")
@@ -108,11 +156,11 @@ def test_scores_that_float32_cannot_tell_apart() -> None:
     generator = torch.Generator().manual_seed(1)
     keys = torch.randn(1, 256, generator=generator).repeat(240, 1)
     keys[:, 7] *= 1 + torch.randint(-3, 4, (240,), generator=generator) * 2.0**-23
-    q = torch.randn(1, 8, 256, generator=generator)
+    q = torch.randn(1, 20, 256, generator=generator)
     start = torch.arange(60)[None] * 4
     runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
     for k in (1, 7, 60):
-        check_the_best(q, torch.ones(1, 8, dtype=torch.bool), [keys], runs, k)
+        check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys], runs, k)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -122,10 +170,10 @@ def test_few_are_multiplied_exactly_where_few_are_wanted(
     """By what the others say: it is no score of theirs, and close to it."""
     if not scans.can_score([torch.zeros(1, 1)]) or not scans.can_multiply(dtype, 64):
         pytest.skip("no kernel here")
-    keys, q = torch.randn(1000, 64).to(dtype), torch.randn(1, 5, 64)
+    keys, q = torch.randn(1000, 64).to(dtype), torch.randn(1, 20, 64)
     start = torch.arange(200)[None] * 5
     runs = torch.zeros_like(start), start, torch.full_like(start, 5)
-    mask = torch.ones(1, 5, dtype=torch.bool)
+    mask = torch.ones(1, 20, dtype=torch.bool)
     every, _ = score_stored(q, mask, [keys], *runs)
     scores, chunks = score_stored(q, mask, [keys], *runs, k=4)
     left = chunks < 0
@@ -230,6 +278,9 @@ def test_runs_outside_their_block_are_refused(block: int, start: int, count: int
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     q, mask, zero = torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1).long()
+    for k in (0, -2):
+        with pytest.raises(InputError, match=f"k is {k}"):
+            score_stored(q, mask, [torch.ones(5, 4)], zero, zero, zero, k=k)
     with pytest.raises(ShapeError, match="queries are 4 wide"):
         score_stored(q, mask, [torch.ones(5, 3)], zero, zero, zero)
     with pytest.raises(ShapeError, match="query_mask"):

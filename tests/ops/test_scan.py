@@ -237,7 +237,7 @@ def certified_top(
         lambda ranked: exact.gather(1, ranked.clamp_min(0)).masked_fill(ranked < 0, -torch.inf),
         bound_again=bound_again if again else None,
     )
-    best, found, certified = certify(scored.upper, scored.documents, scored.exact, top_k)
+    best, found, certified = certify(scored.upper, scored.documents, scored.scores, top_k)
     expected, index = top_documents(exact, top_k)
     assert certified.all()
     assert torch.equal(found, index)

@@ -29,8 +29,9 @@
 #define PART 24       /* rows a thread takes at a time */
 #define ROUGH_PART 96 /* likewise, where products are rough */
 #define AHEAD 4       /* rows that are fetched while one is copied: they lie apart */
+#define SUMS 4        /* of squares that run side by side */
 #define PANEL 64      /* columns that meet all rows of a part while they are in the nearest cache */
-#define PAYS 3        /* rows to each that is wanted from which on rough products pay */
+#define PAYS 3        /* rows to each wanted from which on rough products pay, in float32 with more tokens than WIDE */
 #define SMALL 0x1p-40 /* norms count as no smaller, so that what float32 flushes to 0 is within reach */
 #define TARGET __attribute__((target("avx512f")))
 
@@ -125,12 +126,21 @@ TARGET static void widen_columns(const char *row, int kind, int64_t count, doubl
 /* The norm of a row, in float32. */
 TARGET static float norm_of(const char *row, int kind, int64_t width)
 {
-    __m512 squares = _mm512_setzero_ps();
-    for (int64_t at = 0; at < width; at += WIDE) {
-        const __m512 numbers = widen_last(row + at * size_of(kind), kind, width - at);
-        squares = _mm512_fmadd_ps(numbers, numbers, squares);
-    }
-    return sqrtf(_mm512_reduce_add_ps(squares));
+    __m512 squares[SUMS], all = _mm512_setzero_ps();
+    for (int sum = 0; sum < SUMS; sum++)
+        squares[sum] = _mm512_setzero_ps();
+    for (int64_t begin = 0; begin < width; begin += SUMS * WIDE)
+#pragma GCC unroll 4
+        for (int sum = 0; sum < SUMS; sum++) {
+            const int64_t at = begin + sum * WIDE;
+            if (at < width) {
+                const __m512 numbers = widen_last(row + at * size_of(kind), kind, width - at);
+                squares[sum] = _mm512_fmadd_ps(numbers, numbers, squares[sum]);
+            }
+        }
+    for (int sum = 0; sum < SUMS; sum++)
+        all = _mm512_add_ps(all, squares[sum]);
+    return sqrtf(_mm512_reduce_add_ps(all));
 }
 
 /* Add to the sums of ROWS rows the products of `columns` of their columns with `count` vectors, `step` apart. */
@@ -237,7 +247,7 @@ static void bound(const struct work *work, const struct tokens *tokens, double r
     const double norm = norm_of(row->keys, work->kind, work->width), unit = tokens->unit;
     const double longest = fmax(tokens->longest, SMALL), slack = (work->width + 32) * 0x1p-23;
     const double reach = (tokens->lost + slack * longest) * fmax(norm, SMALL) * unit + 0x1p-120;
-    const int is_known = isfinite(norm); /* tokens in units are not above 1, so that then every sum is finite */
+    const int is_known = isfinite(norm) && isfinite(unit); /* tokens in units are not above 1: no sum is infinite */
     row->low = is_known ? (float)(rough * unit - reach) : -INFINITY;
     row->high = is_known ? (float)(rough * unit + reach) : INFINITY;
 }
@@ -360,9 +370,9 @@ int memsparse_can_score(void)
 /* The kernel for rough products of such rows; -1 if there is none. */
 static int rough_kind_of(int kind, int64_t row_bytes)
 {
-    if (kind == BFLOAT16 && row_bytes % 64 == 0 && memsparse_can_multiply(BFLOAT16_BY_TILES))
+    if (kind == BFLOAT16 && row_bytes > 0 && row_bytes % 64 == 0 && memsparse_can_multiply(BFLOAT16_BY_TILES))
         return BFLOAT16_BY_TILES;
-    return row_bytes % 4 == 0 && memsparse_can_multiply(kind) ? kind : -1;
+    return row_bytes > 0 && row_bytes % 4 == 0 && memsparse_can_multiply(kind) ? kind : -1;
 }
 
 /* Whether every run of chunks, (requests * documents), lies in its block. */
@@ -381,10 +391,10 @@ static int are_inside(
 
    tokens is (tokens of all requests, width), `counts` of each; a document is `rows` rows from `start` on of a `block`,
    (requests, documents) each, and a block has `lengths` rows, each (width,) of bfloat16 or float32, as `kind` says.
-   A request with a token that is not finite scores nothing but NaN, because a maximum may pass over it. Where k is not 0,
-   documents that are not among the k best of their request may have what their score does not lie above, less than the
-   k-th best score, and -1. So many of `threads` threads work that each has a `share` of the products, at least. Returns
-   0, or which problem there is. */
+   A request with a token that is not finite scores nothing but NaN, because a maximum may pass over it. Where k is not
+   0, documents that are not among the k best of their request may have what their score does not lie above, less than
+   the k-th best score, and -1. So many of `threads` threads work that each has a `share` of the products, at least.
+   Returns 0, or which problem there is. */
 int memsparse_score_stored(
     int kind, int64_t width, const float *tokens, const int64_t *counts, int64_t requests, const char *const *keys,
     const int64_t *lengths, int64_t blocks, const int64_t *block, const int64_t *start, const int64_t *rows,
@@ -395,6 +405,8 @@ int memsparse_score_stored(
     if (!are_inside(block, start, rows, requests * documents, lengths, blocks))
         return RUN_OUTSIDE;
     int64_t vectors = 0, most = 0, all = 0;
+    if (k > documents)
+        k = 0; /* all are wanted */
     for (int64_t request = 0; request < requests; request++) {
         vectors += divided_up(counts[request], WIDE);
         most = counts[request] > most ? counts[request] : most;
@@ -402,7 +414,7 @@ int memsparse_score_stored(
     for (int64_t i = 0; i < requests * documents; i++)
         all += rows[i];
     const int64_t laid = WIDE * width, row_bytes = width * size_of(kind);
-    const int64_t wanted = requests * (k > 0 && k < documents ? k : documents);
+    const int64_t wanted = requests * (k > 0 ? k : documents);
     struct tokens *asking = calloc(requests + 1, sizeof *asking);
     struct row *row = malloc((all + 1) * sizeof *row), **list = malloc((all + 1) * sizeof *list);
     double *lanes = malloc((vectors + 1) * laid * sizeof *lanes);
@@ -411,7 +423,7 @@ int memsparse_score_stored(
     int64_t *first = malloc((requests + 1) * sizeof *first);
     float *heap = malloc((k + 1) * sizeof *heap);
     struct work work = {kind, rough_kind_of(kind, row_bytes), 0, width, asking, own, {requests, 0, 0, first, list}};
-    const int is_rough = work.rough_kind >= 0 && all > PAYS * wanted;
+    const int is_rough = work.rough_kind >= 0 && all > PAYS * wanted && (kind == BFLOAT16 || most > WIDE);
     int done = asking && row && list && lanes && rough_lanes && own && first && heap;
     for (int64_t request = 0, vector = 0, at = 0; request < requests && done; request++) {
         struct tokens *of = asking + request;
@@ -423,8 +435,8 @@ int memsparse_score_stored(
                 kind, tokens, width, &of->count, 1, of->rough, own, &of->unit, &of->longest, &of->lost);
         tokens += of->count * width, vector += divided_up(of->count, WIDE);
         for (int64_t i = request * documents; i < (request + 1) * documents; i++)
-            for (int64_t chunk = 0; chunk < rows[i]; chunk++)
-                row[at++] = (struct row){keys[block[i]] + (start[i] + chunk) * row_bytes, -INFINITY, -INFINITY, INFINITY, 0};
+            for (int64_t chunk = start[i]; chunk < start[i] + rows[i]; chunk++)
+                row[at++] = (struct row){keys[block[i]] + chunk * row_bytes, -INFINITY, -INFINITY, INFINITY, 0};
     }
     for (int exact = !is_rough; exact <= 1 && done; exact++) {
         list_rows(&work, row, rows, documents, exact, k, heap);

@@ -160,7 +160,8 @@ def library_or_none() -> ctypes.CDLL | None:
         *(long, pointer, pointer, pointer),
     ]
     library.memsparse_reaching.restype = long
-    library.memsparse_collapse_queries.restype = library.memsparse_count_reaching.restype = None
+    library.memsparse_collapse_queries.restype = library.memsparse_half_widths.restype = None
+    library.memsparse_count_reaching.restype = None
     return library
 
 

@@ -163,7 +163,15 @@ def half_widths(
 
     Args:
         units_B: float32; longest_B and lost_B: float64, as `round_tokens` returns them.
+
+    Raises: ShapeError for others.
     """
+    for tensor, dtype in (units_B, torch.float32), (longest_B, torch.float64), (lost_B, torch.float64):
+        if not is_readable(tensor, dtype, (len(units_B),)):
+            raise ShapeError(
+                f"a figure of tokens is {tuple(tensor.shape)} {tensor.dtype}; "
+                f"pass {(len(units_B),)} {dtype} on the CPU"
+            )
     factors_2B = torch.empty(2, len(units_B), dtype=torch.float32, device="cpu")
     of_errors, of_norms = factors_2B.unbind()
     given = (each.data_ptr() for each in (units_B, longest_B, lost_B))
@@ -236,6 +244,7 @@ def score_stored(
         tokens: how many of them each request has, in order.
         blocks: those that `can_score` takes, of one width.
         block_BM, start_BM, count_BM: int64 on the CPU, of one shape.
+        k: documents wanted of each request; None: all.
 
     Raises: ShapeError for other tokens, or a run that does not lie in its block.
     """

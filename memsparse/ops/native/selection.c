@@ -139,6 +139,7 @@ int memsparse_count_promising(
         for (int64_t begin = 0; begin < documents; begin += BLOCK) {
             const int64_t here = documents - begin < BLOCK ? documents - begin : BLOCK;
             float guess[BLOCK];
+            fetch_ahead(low + begin), fetch_ahead(high + begin);
             for (int64_t i = 0; i < here; i++) {
                 const float from = within_reach(low[begin + i]), to = within_reach(high[begin + i]);
                 const float at = from + share * (to - from);
@@ -251,7 +252,7 @@ int memsparse_certify(
         const int64_t *document = scored + request * scores;
         const float *bounds = upper + request * documents;
         float highest = beyond[request];
-        int is_known = highest == highest;
+        int is_known = 1;
         memset(is_scored, 0, documents);
         for (int64_t i = 0; i < scores; i++) {
             own[i] = document[i] < 0 ? -INFINITY : exact[request * scores + i];

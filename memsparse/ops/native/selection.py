@@ -1,6 +1,6 @@
 """Which documents of many: the C of `ops.selection` and `ops.certificate`, which say what each function does.
 
-B requests, N documents, M documents scored exactly, k wanted.
+B requests, N documents, M documents scored again, k wanted.
 """
 
 import ctypes

@@ -136,6 +136,26 @@ def test_tokens_are_rounded_and_laid_out_as_without_it(
     torch.testing.assert_close(laid.lost, plain.lost, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("size", [1e-40, 1.0, 1e30, float("nan")])
+@pytest.mark.usefixtures("_library")
+def test_half_widths_are_those_of_torch(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = quantize_keys(torch.randn(10, 64), "int8")
+    queries = round_queries(torch.randn(9, 64) * size, [4, 1, 4], "int8")
+    in_c = scan._half_width(queries, keys)
+    monkeypatch.setattr(library, "is_built", lambda: False)
+    for found, wanted in zip(in_c, scan._half_width(queries, keys), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=2.0**-22, atol=0, equal_nan=True)
+
+
+@pytest.mark.usefixtures("_library")
+def test_half_widths_of_other_figures_are_refused() -> None:
+    one, two = torch.ones(1, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for figures in ((one, one, one), (one.float(), two, one), (one.float(), one, one.float())):
+        with pytest.raises(ShapeError, match="a figure of tokens is"):
+            scans.half_widths(*figures, 1e-3, 1.0)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
 @pytest.mark.usefixtures("_library")
