@@ -6,8 +6,8 @@
    A vector holds tokens of one request, filled up with copies of one of them, which changes no maximum: four
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
    int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to tokens by
-   turning their highest bit, once for all ROWS keys, and 128 times the sum of a key is taken off its sums before they
-   begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
+   turning their highest bit, once for all ROWS keys, and 128 times the sum of a key, reckoned with the first vectors, is
+   taken off its sums before they begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
    any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. Compilers that do
@@ -39,6 +39,12 @@ int memsparse_version(void)
 #define HELD (80 * ROWS) /* rows whose products a thread holds until their documents are bounded: whole tiles, too */
 #define LINE 64          /* bytes of a cache line */
 #define NEAR (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */
+
+/* So many rows, whole blocks of `height`. */
+static inline int64_t rows_near(int64_t row_bytes, int64_t height)
+{
+    return (NEAR / row_bytes / height + 1) * height;
+}
 
 static inline int32_t word(const char *from)
 {
@@ -83,28 +89,34 @@ __attribute__((target("avx512f"))) static inline void raise_rows(
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
 
-/* -128 times the sum of each of ROWS rows, in every lane. */
-VNNI static inline __attribute__((always_inline)) void minus_128_sums(const char *rows, int64_t bytes, __m512i of[ROWS])
+/* -128 times the sum of each of ROWS rows, in every lane; as numbers they are written first, then read. */
+VNNI static inline __attribute__((always_inline)) void minus_128_sums(
+    const char *rows, int64_t bytes, int is_first, int32_t *numbers, __m512i of[ROWS])
 {
     const __m512i weight = _mm512_set1_epi8((char)128);
-#pragma GCC unroll 12
-    for (int row = 0; row < ROWS; row++)
-        of[row] = _mm512_setzero_si512();
-    for (int64_t at = 0; at < bytes; at += LINE) {
-        const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
+    if (is_first) {
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)
-            of[row] = _mm512_dpbusd_epi32(of[row], weight, _mm512_maskz_loadu_epi8(there, rows + row * bytes + at));
+            of[row] = _mm512_setzero_si512();
+        for (int64_t at = 0; at < bytes; at += LINE) {
+            const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
+#pragma GCC unroll 12
+            for (int row = 0; row < ROWS; row++)
+                of[row] = _mm512_dpbusd_epi32(of[row], weight, _mm512_maskz_loadu_epi8(there, rows + row * bytes + at));
+        }
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++)
+            numbers[row] = -_mm512_reduce_add_epi32(of[row]);
     }
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
-        of[row] = _mm512_set1_epi32(-_mm512_reduce_add_epi32(of[row]));
+        of[row] = _mm512_set1_epi32(numbers[row]);
 }
 
 #define KIND(name) name##_int8
 #define TARGET VNNI
 #define SUMS __m512i
-#define START(rows, bytes, of) minus_128_sums(rows, bytes, of)
+#define START(rows, bytes, is_first, numbers, of) minus_128_sums(rows, bytes, is_first, numbers, of)
 #define TOKENS(from) _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8((char)128))
 #define KEY(from) _mm512_set1_epi32(word(from))
 #define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, token, key)
@@ -128,7 +140,7 @@ __attribute__((target("avx512f"))) static inline __attribute__((always_inline)) 
 #define KIND(name) name##_bfloat16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512bf16")))
 #define SUMS __m512
-#define START(rows, bytes, of) zeros(of)
+#define START(rows, bytes, is_first, numbers, of) ((void)(numbers), zeros(of))
 #define TOKENS(from) _mm512_loadu_si512(from)
 #define ADD(sums, token, key) _mm512_dpbf16_ps(sums, (__m512bh)(token), (__m512bh)(key))
 #define FLOATS(sums) (sums)
@@ -220,7 +232,8 @@ struct work {
 
 /* Rows of integers as float32, multiplied while they are in the nearest cache. */
 static void raise_widened(
-    const struct work *work, const char *keys, int64_t rows, int64_t span, float *best, float *wide, char *spare)
+    const struct work *work, const char *keys, int64_t rows, int64_t span, float *best, float *wide, char *spare,
+    int32_t *starts)
 {
     const int64_t width = work->row_bytes;
     for (int64_t begin = 0; begin < rows; begin += ROWS) {
@@ -229,35 +242,36 @@ static void raise_widened(
         for (int64_t i = 0; i < used * width; i++)
             wide[i] = from[i];
         raise_float32((const char *)wide, used, 4 * width, work->lanes, work->vectors, work->request, span,
-                      best + begin, spare);
+                      best + begin, spare, starts);
     }
 }
 
 /* Raise best, (requests, span), of rows from `begin` to `end`, the first of which it begins with. */
 static void raise_rows_of(
-    const struct work *work, int64_t begin, int64_t end, int64_t span, float *best, char *spare)
+    const struct work *work, int64_t begin, int64_t end, int64_t span, float *best, char *spare, int32_t *starts)
 {
     const int64_t stride = work->row_bytes, vectors = work->vectors, rows = end - begin;
     const char *keys = work->keys + begin * stride, *lanes = work->lanes;
     if (work->kind == INT8_BY_FLOAT32)
-        raise_widened(work, keys, rows, span, best, (float *)(spare + 4 * ROWS * stride), spare);
+        raise_widened(work, keys, rows, span, best, (float *)(spare + 4 * ROWS * stride), spare, starts);
     else if (work->kind == INT8)
-        raise_int8(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+        raise_int8(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
     else if (work->kind == BFLOAT16)
-        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
 #ifdef TILED
     else if (work->kind == INT8_BY_TILES)
-        raise_int8_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+        raise_int8_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
     else if (work->kind == BFLOAT16_BY_TILES)
-        raise_bfloat16_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+        raise_bfloat16_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
 #endif
     else
-        raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
+        raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
 }
 
 /* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. Returns 0, or the problem
    of their documents, of which nothing is raised then. */
-static int bound_rows(const struct work *work, int64_t begin, int64_t end, float *own, char *spare)
+static int bound_rows(
+    const struct work *work, int64_t begin, int64_t end, float *own, char *spare, int32_t *starts)
 {
     if (!are_inside(work->to, begin, end))
         return DOCUMENT_OUTSIDE;
@@ -268,7 +282,7 @@ static int bound_rows(const struct work *work, int64_t begin, int64_t end, float
         for (int64_t request = 0; request < work->requests; request++)
             for (int64_t i = 0; i < to - at; i++)
                 own[request * HELD + i] = -INFINITY;
-        raise_rows_of(work, at, to, HELD, own, spare);
+        raise_rows_of(work, at, to, HELD, own, spare, starts);
         raise_bounds(work->to, own, HELD, at, to);
     }
     return NONE;
@@ -279,20 +293,21 @@ static void take_parts(void *given)
     struct work *work = given;
     char *spare = calloc(TOGETHER, work->kind == INT8_BY_FLOAT32 ? 8 * work->row_bytes : work->row_bytes);
     float *own = malloc(HELD * work->requests * sizeof *own);
+    int32_t *starts = malloc((rows_near(work->row_bytes, TOGETHER) + ROWS) * sizeof *starts); /* for either height */
 #ifdef TILED
     if (is_tiled(work->kind))
         begin_tiles();
 #endif
-    while (spare != NULL && own != NULL && __atomic_load_n(&work->problem, __ATOMIC_RELAXED) == NONE) {
+    while (spare != NULL && own != NULL && starts != NULL && __atomic_load_n(&work->problem, __ATOMIC_RELAXED) == NONE) {
         const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
         if (begin >= work->rows)
             break;
         const int64_t end = work->rows - begin < work->part ? work->rows : begin + work->part;
         int problem = NONE;
         if (work->to == NULL)
-            raise_rows_of(work, begin, end, work->rows, work->best + begin, spare);
+            raise_rows_of(work, begin, end, work->rows, work->best + begin, spare, starts);
         else
-            problem = bound_rows(work, border(work->to, begin), border(work->to, end), own, spare);
+            problem = bound_rows(work, border(work->to, begin), border(work->to, end), own, spare, starts);
         if (problem != NONE)
             __atomic_store_n(&work->problem, problem, __ATOMIC_RELAXED);
     }
@@ -300,6 +315,7 @@ static void take_parts(void *given)
     if (is_tiled(work->kind))
         end_tiles();
 #endif
+    free(starts);
     free(own);
     free(spare);
 }

@@ -3,7 +3,7 @@
    KIND(x)         x with the kind's name after it
    TARGET          what the processor must have
    SUMS            a register of 16 sums
-   START(r, b, s)  write what the sums of ROWS rows of b bytes begin with
+   START(r, b, f, n, s)  make the sums of ROWS rows of b bytes begin with n numbers, to be written if f
    TOKENS(p)       four bytes of each token of a vector
    KEY(p)          four bytes of a key, for every lane
    ADD(s, t, k)    s and the products of the tokens t with a key k
@@ -14,23 +14,24 @@
 /* Two vectors, or one twice. */
 struct KIND(pair) {
     const char *first, *second;
+    int is_first; /* of all */
 };
 
 TARGET static inline __attribute__((always_inline)) struct KIND(pair) KIND(pair_of)(
     const char *first, const char *second, int64_t place)
 {
-    (void)place;
-    return (struct KIND(pair)){first, second};
+    return (struct KIND(pair)){first, second, place == 0};
 }
 
 /* Sums of ROWS rows with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64 of a vector. Rows are
    addressed from four of them, at distances the processor computes while it loads. */
 TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
-    const char *rows, int64_t stride, const struct KIND(pair) *pair, const int count, SUMS sums[ROWS][2])
+    const char *rows, int64_t stride, const struct KIND(pair) *pair, const int count, int32_t *starts,
+    SUMS sums[ROWS][2])
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
     SUMS start[ROWS], total[ROWS][2];
-    START(rows, stride, start);
+    START(rows, stride, pair->is_first, starts, start);
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
         total[row][0] = total[row][1] = start[row];
@@ -59,11 +60,11 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
 /* Raise best[request * span + row] of ROWS rows, of which `used` are there, to what two vectors give. */
 TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
     const char *rows, int64_t stride, int used, const struct KIND(pair) *pair, const int count,
-    const int32_t *request, int64_t span, float *best)
+    const int32_t *request, int64_t span, float *best, int32_t *starts)
 {
     SUMS sums[ROWS][2];
     __m512 floats[LANES];
-    KIND(multiply)(rows, stride, pair, count, sums);
+    KIND(multiply)(rows, stride, pair, count, starts, sums);
     if (count == 2 && request[0] == request[1]) {
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++)

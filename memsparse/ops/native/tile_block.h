@@ -62,10 +62,11 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
 /* Raise best[request * span + row] of the first `used` of TOGETHER rows to what two vectors give. */
 TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
     const char *rows, int64_t stride, int used, const struct KIND(pair) *pair, const int count,
-    const int32_t *request, int64_t span, float *best)
+    const int32_t *request, int64_t span, float *best, int32_t *starts)
 {
     int32_t sums[2][TOGETHER][LANES] __attribute__((aligned(64)));
     __m512 floats[LANES];
+    (void)starts;
     KIND(multiply)(rows, stride, pair, count, sums);
     const int is_shared = count == 2 && request[0] == request[1];
     for (int begin = 0; begin < used; begin += TILE_ROWS) {
