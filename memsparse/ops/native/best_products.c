@@ -7,7 +7,8 @@
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
    int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to tokens by
    turning their highest bit, once for all ROWS keys, and 128 times the sum of a key, reckoned with the first vectors, is
-   taken off its sums before they begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same vectors by tiles (tiles.h).
+   taken off its sums before they begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same
+   vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
    any x86-64; elsewhere, or with MEMSPARSE_PORTABLE defined, it compiles, too, and has no kernel. Compilers that do

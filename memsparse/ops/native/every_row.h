@@ -26,10 +26,10 @@ TARGET static void KIND(raise)(
                     block = memcpy(spare, block, used * stride);
                 if (second != first)
                     KIND(raise_block)(block, stride, used, &pair, 2, request + vector, span, best + row,
-                                            starts + row - begin);
+                                      starts + row - begin);
                 else
                     KIND(raise_block)(block, stride, used, &pair, 1, request + vector, span, best + row,
-                                            starts + row - begin);
+                                      starts + row - begin);
             }
         }
     }
