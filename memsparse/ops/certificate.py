@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memsparse.errors import InputError
 from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
 from memsparse.ops.selection import (
     ascend,
+    check_wanted,
     count_promising,
     count_reaching,
     lowest,
@@ -75,8 +75,7 @@ class Sieve:
 
         Raises: InputError if k is below 1.
         """
-        if k < 1:
-            raise InputError(f"k is {k}; ask for at least 1 document")
+        check_wanted(k)
         self._best_Bk = lowest(requests, k, device=device)
         self._bar_B = torch.full((requests,), -torch.inf, device=device)
         nothing = torch.empty(requests, 0, device=device)
@@ -143,8 +142,7 @@ def score_promising(
 
     Raises: InputError if k is below 1.
     """
-    if k < 1:
-        raise InputError(f"k is {k}; ask for at least 1 document")
+    check_wanted(k)
     most = sys.maxsize if limit is None else limit
     unscored = upper_BN.clone(memory_format=torch.contiguous_format)
     best_Bk = lowest(len(unscored), k, device=unscored.device)
@@ -212,8 +210,7 @@ def certify(
 
     Raises: InputError if k is below 1 or a score is NaN.
     """
-    if k < 1:
-        raise InputError(f"k is {k}; ask for at least 1 document")
+    check_wanted(k)
     requests, documents = upper_BN.shape
     beyond_B = upper_BN.new_full((requests,), -torch.inf) if beyond is None else beyond
     if native.can_select(k, upper_BN, scores_BM, beyond_B):

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memsparse.errors import InputError, ShapeError
+from memsparse.errors import ShapeError
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.native import scans
 from memsparse.ops.native.library import OUTSIDE_ITS_BLOCK
 from memsparse.ops.routing import routing_tokens
+from memsparse.ops.selection import check_wanted
 
 _ROWS = 8192
 """Chunks torch multiplies at a time."""
@@ -53,8 +54,8 @@ def score_stored(
     Raises: ShapeError for runs that do not lie in their blocks, or sizes that do not fit; InputError if k is
         below 1.
     """
-    if k is not None and k < 1:
-        raise InputError(f"k is {k}; ask for at least 1 document")
+    if k is not None:
+        check_wanted(k)
     _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
     if not block_BM.numel() or not blocks:
         _check_runs(blocks, block_BM, start_BM, count_BM)

@@ -12,10 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from memsparse.errors import InputError
 from memsparse.ops.native import selection as native
 
 _LARGE = 1e38
 """Stands for infinity where bounds are reckoned with."""
+
+
+def check_wanted(k: int) -> None:
+    """Raises: InputError if k, the documents wanted, is below 1."""
+    if k < 1:
+        raise InputError(f"k is {k}; ask for at least 1 document")
 
 
 def lowest(requests: int, k: int, *, device: torch.device) -> Tensor:

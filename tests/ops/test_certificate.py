@@ -9,6 +9,7 @@ from memsparse.ops import certificate, reference
 from memsparse.ops.certificate import Scored, Sieve, certify, score_promising
 from memsparse.ops.native import selection as native
 from memsparse.ops.routing import top_documents
+from tests.ops.builders import scores_of
 
 pytestmark = pytest.mark.usefixtures("_each_way_to_select")
 
@@ -25,12 +26,6 @@ def bounded(
     exact = draw(levels)
     exact[draw(9) == 0] = -torch.inf
     return exact - draw(spread), exact, exact + draw(spread)
-
-
-def scores_of(exact: Tensor, ranked: Tensor) -> Tensor:
-    """Of documents (B, M), -inf for none."""
-    padded = torch.cat([exact, exact.new_full((len(exact), 1), -torch.inf)], dim=1)
-    return padded.gather(1, ranked.where(ranked >= 0, exact.shape[1]))
 
 
 CASES = {

@@ -59,6 +59,12 @@ def test_scores_are_those_of_float64(
     assert torch.equal(chunks, where)
 
 
+def side_by_side(documents: int, chunks: int) -> list[Tensor]:
+    """Runs of so many documents of one request, of so many chunks each."""
+    start = torch.arange(documents)[None] * chunks
+    return [torch.zeros_like(start), start, torch.full_like(start, chunks)]
+
+
 def one_by_one(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Scores of documents from their chunks, each a document of its own: so no rough product is asked for."""
     block, start, count = (each[:, :, None] for each in runs)
@@ -111,8 +117,7 @@ def test_those_that_are_wanted_are_exact_whatever_their_size(
     generator = torch.Generator().manual_seed(0)
     keys = (torch.rand(200, 64, generator=generator) * 2 - 1) * size
     q = (torch.rand(1, 20, 64, generator=generator) * 2 - 1) * asking
-    start = torch.arange(50)[None] * 4
-    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    runs = side_by_side(50, 4)
     for dtype in (torch.bfloat16, torch.float32):
         check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys.to(dtype)], runs, k)
 
@@ -122,8 +127,7 @@ def test_those_that_are_wanted_are_exact_whatever_their_size(
 def test_scores_beyond_float32_are_equal(k: int | None) -> None:
     keys, q = torch.full((240, 8), 2.0**62), torch.full((1, 20, 8), 2.0**120)
     keys[::2] *= -1
-    start = torch.arange(60)[None] * 4
-    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    runs = side_by_side(60, 4)
     for dtype in (torch.bfloat16, torch.float32):
         check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys.to(dtype)], runs, k)
 
@@ -132,8 +136,7 @@ def test_scores_beyond_float32_are_equal(k: int | None) -> None:
 def test_the_first_of_chunks_that_are_equal_when_rounded() -> None:
     """The second is larger in float64 by less than float32 holds."""
     keys = torch.tensor([[1.0, 0.0], [1.0, 2.0**-30], [0.0, 0.0], [-1.0, 0.0]]).repeat(20, 1)
-    start = torch.arange(20)[None] * 4
-    runs = torch.zeros_like(start), start, torch.full_like(start, 4)
+    runs = side_by_side(20, 4)
     for tokens in (1, 20):
         mask = torch.ones(1, tokens, dtype=torch.bool)
         scores, chunks = score_stored(torch.ones(1, tokens, 2), mask, [keys], *runs)
@@ -143,8 +146,7 @@ def test_the_first_of_chunks_that_are_equal_when_rounded() -> None:
 
 @pytest.mark.usefixtures("way")
 def test_keys_without_columns() -> None:
-    start = torch.arange(50)[None] * 4
-    runs = torch.zeros_like(start), start, torch.full_like(start, 4)
+    runs = side_by_side(50, 4)
     for keys in (torch.ones(200, 0), torch.ones(200, 0).bfloat16()):
         scores, _ = score_stored(torch.ones(1, 2, 0), torch.ones(1, 2).bool(), [keys], *runs, k=3)
         assert scores.tolist() == [[0.0] * 50]
@@ -157,8 +159,7 @@ def test_scores_that_float32_cannot_tell_apart() -> None:
     keys = torch.randn(1, 256, generator=generator).repeat(240, 1)
     keys[:, 7] *= 1 + torch.randint(-3, 4, (240,), generator=generator) * 2.0**-23
     q = torch.randn(1, 20, 256, generator=generator)
-    start = torch.arange(60)[None] * 4
-    runs = [torch.zeros_like(start), start, torch.full_like(start, 4)]
+    runs = side_by_side(60, 4)
     for k in (1, 7, 60):
         check_the_best(q, torch.ones(1, 20, dtype=torch.bool), [keys], runs, k)
 
@@ -171,8 +172,7 @@ def test_few_are_multiplied_exactly_where_few_are_wanted(
     if not scans.can_score([torch.zeros(1, 1)]) or not scans.can_multiply(dtype, 64):
         pytest.skip("no kernel here")
     keys, q = torch.randn(1000, 64).to(dtype), torch.randn(1, 20, 64)
-    start = torch.arange(200)[None] * 5
-    runs = torch.zeros_like(start), start, torch.full_like(start, 5)
+    runs = side_by_side(200, 5)
     mask = torch.ones(1, 20, dtype=torch.bool)
     every, _ = score_stored(q, mask, [keys], *runs)
     scores, chunks = score_stored(q, mask, [keys], *runs, k=4)

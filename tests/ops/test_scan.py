@@ -14,6 +14,7 @@ from memsparse.ops.products import EXACT, FINER, Arithmetic
 from memsparse.ops.quantization import KeyFormat, quantize_keys
 from memsparse.ops.routing import RoutingRule, document_scores, top_documents
 from memsparse.ops.scan import scan_documents
+from tests.ops.builders import scores_of
 
 PAIRS = [(f, a) for f, own in EXACT.items() for a in dict.fromkeys((*own, *(FINER.get(a, a) for a in own)))]
 """Every format with every arithmetic that takes it."""
@@ -234,7 +235,7 @@ def certified_top(
     scored = score_promising(
         *scan_documents(q, keys, owners, mask, num_documents=documents),
         top_k,
-        lambda ranked: exact.gather(1, ranked.clamp_min(0)).masked_fill(ranked < 0, -torch.inf),
+        lambda ranked: scores_of(exact, ranked),
         bound_again=bound_again if again else None,
     )
     best, found, certified = certify(scored.upper, scored.documents, scored.scores, top_k)

@@ -18,6 +18,7 @@ from memsparse.ops.certificate import certify, score_promising
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.scan import scan_documents as plain_scan_documents
 from memsparse.ops.triton_scan import can_scan, scan_documents, top_documents
+from tests.ops.builders import scores_of
 
 FORMATS = list(triton_scan.FORMATS)
 INFINITY = math.inf
@@ -251,7 +252,7 @@ def test_the_exact_top_k_is_certified(device, seed, sizes, width, key_format, k,
     exact = exact_scores(q, keys, doc_of_chunk, mask, n)
     assert_holds(lower, upper, exact)
     exact = exact.float()
-    scored = score_promising(lower, upper, k, lambda documents: exact.gather(1, documents.clamp_min(0)))
+    scored = score_promising(lower, upper, k, lambda ranked: scores_of(exact, ranked))
     best, found, certified = certify(scored.upper, scored.documents, scored.scores, k)
     assert bool(certified.all())
     assert all(map(torch.equal, (best, found), routing.top_documents(exact, k)))

@@ -36,7 +36,6 @@ int memsparse_version(void)
 #include "bounds.h"
 
 #define ROWS 12          /* by two vectors: 24 of the 32 registers hold sums */
-#define LANES 16         /* tokens of a vector */
 #define HELD (80 * ROWS) /* rows whose products a thread holds until their documents are bounded: whole tiles, too */
 #define LINE 64          /* bytes of a cache line */
 #define NEAR (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */

@@ -22,17 +22,16 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
 #include <immintrin.h>
 
-#define ROWS 6        /* by four vectors: 24 of the 32 registers hold sums */
-#define VECTORS 4     /* at a time */
-#define LANES 8       /* tokens of a vector */
-#define WIDE 16       /* the same of float32 and less */
-#define PART 24       /* rows a thread takes at a time */
-#define ROUGH_PART 96 /* likewise, where products are rough */
-#define AHEAD 4       /* rows that are fetched while one is copied: they lie apart */
-#define SUMS 4        /* of squares that run side by side */
-#define PANEL 64      /* columns that meet all rows of a part while they are in the nearest cache */
-#define PAYS 3        /* rows to each wanted from which on rough products pay, in float32 with more tokens than WIDE */
-#define SMALL 0x1p-40 /* norms count as no smaller, so that what float32 flushes to 0 is within reach */
+#define HALF (LANES / 2) /* tokens of a vector of float64 */
+#define ROWS 6           /* by four vectors: 24 of the 32 registers hold sums */
+#define VECTORS 4        /* at a time */
+#define PART 24          /* rows a thread takes at a time */
+#define ROUGH_PART 96    /* likewise, where products are rough */
+#define AHEAD 4          /* rows that are fetched while one is copied: they lie apart */
+#define SUMS 4           /* of squares that run side by side */
+#define PANEL 64         /* columns that meet all rows of a part while they are in the nearest cache */
+#define PAYS 3           /* rows to each wanted from which rough products pay, in float32 with more tokens than LANES */
+#define SMALL 0x1p-40    /* norms count as no smaller, so that what float32 flushes to 0 is within reach */
 #define TARGET __attribute__((target("avx512f")))
 
 /* A chunk of a document, and what is known of its best product. */
@@ -57,7 +56,7 @@ struct part {
     struct row **rows;
 };
 
-/* Tokens of a request, laid out twice: (vectors, width, LANES), and as best_products.c wants them. */
+/* Tokens of a request, laid out twice: (vectors, width, HALF), and as best_products.c wants them. */
 struct tokens {
     int64_t count;
     int are_finite;
@@ -105,8 +104,8 @@ TARGET static inline __m512 widen(const char *from, int kind)
 /* The same of `left`, if that is fewer: nothing is read behind them, and 0 takes their place. */
 TARGET static inline __m512 widen_last(const char *from, int kind, int64_t left)
 {
-    char last[WIDE * sizeof(float)] = {0};
-    if (left >= WIDE)
+    char last[LANES * sizeof(float)] = {0};
+    if (left >= LANES)
         return widen(from, kind);
     memcpy(last, from, left * size_of(kind));
     return widen(last, kind);
@@ -115,11 +114,11 @@ TARGET static inline __m512 widen_last(const char *from, int kind, int64_t left)
 /* `count` columns of a row as float64. */
 TARGET static void widen_columns(const char *row, int kind, int64_t count, double *to)
 {
-    for (int64_t at = 0; at < count; at += WIDE) {
+    for (int64_t at = 0; at < count; at += LANES) {
         const __m512 numbers = widen_last(row + at * size_of(kind), kind, count - at);
         const __m512 others = _mm512_shuffle_f32x4(numbers, numbers, 0xEE);
         _mm512_storeu_pd(to + at, _mm512_cvtps_pd(_mm512_castps512_ps256(numbers)));
-        _mm512_storeu_pd(to + at + LANES, _mm512_cvtps_pd(_mm512_castps512_ps256(others)));
+        _mm512_storeu_pd(to + at + HALF, _mm512_cvtps_pd(_mm512_castps512_ps256(others)));
     }
 }
 
@@ -129,10 +128,10 @@ TARGET static float norm_of(const char *row, int kind, int64_t width)
     __m512 squares[SUMS], all = _mm512_setzero_ps();
     for (int sum = 0; sum < SUMS; sum++)
         squares[sum] = _mm512_setzero_ps();
-    for (int64_t begin = 0; begin < width; begin += SUMS * WIDE)
+    for (int64_t begin = 0; begin < width; begin += SUMS * LANES)
 #pragma GCC unroll 4
         for (int sum = 0; sum < SUMS; sum++) {
-            const int64_t at = begin + sum * WIDE;
+            const int64_t at = begin + sum * LANES;
             if (at < width) {
                 const __m512 numbers = widen_last(row + at * size_of(kind), kind, width - at);
                 squares[sum] = _mm512_fmadd_ps(numbers, numbers, squares[sum]);
@@ -156,7 +155,7 @@ TARGET static inline __attribute__((always_inline)) void add_products(
         __m512d token[VECTORS];
 #pragma GCC unroll 4
         for (int vector = 0; vector < count; vector++)
-            token[vector] = _mm512_loadu_pd(lanes + vector * step + column * LANES);
+            token[vector] = _mm512_loadu_pd(lanes + vector * step + column * HALF);
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS; row++) {
             const __m512d key = _mm512_set1_pd(rows[row][column]);
@@ -174,7 +173,7 @@ TARGET static inline __attribute__((always_inline)) void add_products(
 TARGET static void raise_part(
     const struct work *work, struct row **rows, int used, const double *lanes, int count, struct room *room)
 {
-    const int64_t width = work->width, size = size_of(work->kind), step = width * LANES;
+    const int64_t width = work->width, size = size_of(work->kind), step = width * HALF;
     for (int row = 0; row < PART; row++)
         for (int vector = 0; vector < count; vector++)
             room->sums[row][vector] = _mm512_setzero_pd();
@@ -187,7 +186,7 @@ TARGET static void raise_part(
             widen_columns(from, work->kind, columns, room->columns[row]);
         }
         for (int row = 0; row < used; row += ROWS) {
-            const double(*of)[PANEL] = room->columns + row, *with = lanes + begin * LANES;
+            const double(*of)[PANEL] = room->columns + row, *with = lanes + begin * HALF;
             __m512d(*sums)[VECTORS] = room->sums + row;
             if (count == VECTORS)
                 add_products(of, columns, with, step, VECTORS, sums);
@@ -229,9 +228,9 @@ static void multiply_exactly(void *given)
         memset(room, 0, sizeof *room); /* rows that a part does not have are multiplied, too */
     while (room != NULL && take_part(&work->list, &part)) {
         const struct tokens *tokens = work->tokens + part.request;
-        const int64_t vectors = divided_up(tokens->count, LANES);
+        const int64_t vectors = divided_up(tokens->count, HALF);
         for (int64_t vector = 0; vector < vectors; vector += VECTORS)
-            raise_part(work, part.rows, part.used, tokens->lanes + vector * work->width * LANES,
+            raise_part(work, part.rows, part.used, tokens->lanes + vector * work->width * HALF,
                        vectors - vector < VECTORS ? (int)(vectors - vector) : VECTORS, room);
     }
     if (room == NULL)
@@ -270,7 +269,7 @@ static void multiply_roughly(void *given)
             best[row] = -INFINITY;
         }
         problem = memsparse_raise_best_products(
-            work->rough_kind, keys, part.used, bytes, tokens->rough, divided_up(tokens->count, WIDE), work->own, 1,
+            work->rough_kind, keys, part.used, bytes, tokens->rough, divided_up(tokens->count, LANES), work->own, 1,
             best, NULL, 1, ROUGH_PART);
         for (int row = 0; row < part.used && problem == NONE; row++)
             bound(work, tokens, best[row], part.rows[row]);
@@ -283,12 +282,12 @@ static void multiply_roughly(void *given)
 /* Write tokens of a request as (vectors, width, 8 tokens), the last vector filled up with the last token. */
 TARGET static void lay_out(const float *tokens, int64_t count, int64_t width, double *lanes)
 {
-    for (int64_t first = 0; first < count; first += LANES, lanes += width * LANES) {
-        const float *token[LANES];
-        for (int lane = 0; lane < LANES; lane++)
+    for (int64_t first = 0; first < count; first += HALF, lanes += width * HALF) {
+        const float *token[HALF];
+        for (int lane = 0; lane < HALF; lane++)
             token[lane] = tokens + (first + lane < count ? first + lane : count - 1) * width;
         for (int64_t at = 0; at < width; at++)
-            _mm512_storeu_pd(lanes + at * LANES,
+            _mm512_storeu_pd(lanes + at * HALF,
                              _mm512_cvtps_pd(_mm256_setr_ps(token[0][at], token[1][at], token[2][at], token[3][at],
                                                             token[4][at], token[5][at], token[6][at], token[7][at])));
     }
@@ -327,8 +326,7 @@ static float least_of(const struct row *rows, int64_t count)
    `heap` has room for k. */
 static float bar_of(const struct row *rows, const int64_t *chunks, int64_t documents, int64_t k, float *heap)
 {
-    for (int64_t i = 0; i < k; i++)
-        heap[i] = -INFINITY;
+    clear(heap, k);
     for (int64_t i = 0; i < documents && k > 0; rows += chunks[i++]) {
         const float least = least_of(rows, chunks[i]);
         if (least > heap[0])
@@ -408,12 +406,12 @@ int memsparse_score_stored(
     if (k > documents)
         k = 0; /* all are wanted */
     for (int64_t request = 0; request < requests; request++) {
-        vectors += divided_up(counts[request], WIDE);
+        vectors += divided_up(counts[request], LANES);
         most = counts[request] > most ? counts[request] : most;
     }
     for (int64_t i = 0; i < requests * documents; i++)
         all += rows[i];
-    const int64_t laid = WIDE * width, row_bytes = width * size_of(kind);
+    const int64_t laid = LANES * width, row_bytes = width * size_of(kind);
     const int64_t wanted = requests * (k > 0 ? k : documents);
     struct tokens *asking = calloc(requests + 1, sizeof *asking);
     struct row *row = malloc((all + 1) * sizeof *row), **list = malloc((all + 1) * sizeof *list);
@@ -423,7 +421,7 @@ int memsparse_score_stored(
     int64_t *first = malloc((requests + 1) * sizeof *first);
     float *heap = malloc((k + 1) * sizeof *heap);
     struct work work = {kind, rough_kind_of(kind, row_bytes), 0, width, asking, own, {requests, 0, 0, first, list}};
-    const int is_rough = work.rough_kind >= 0 && all > PAYS * wanted && (kind == BFLOAT16 || most > WIDE);
+    const int is_rough = work.rough_kind >= 0 && all > PAYS * wanted && (kind == BFLOAT16 || most > LANES);
     int done = asking && row && list && lanes && rough_lanes && own && first && heap;
     for (int64_t request = 0, vector = 0, at = 0; request < requests && done; request++) {
         struct tokens *of = asking + request;
@@ -433,7 +431,7 @@ int memsparse_score_stored(
         if (is_rough && of->are_finite)
             memsparse_round_tokens(
                 kind, tokens, width, &of->count, 1, of->rough, own, &of->unit, &of->longest, &of->lost);
-        tokens += of->count * width, vector += divided_up(of->count, WIDE);
+        tokens += of->count * width, vector += divided_up(of->count, LANES);
         for (int64_t i = request * documents; i < (request + 1) * documents; i++)
             for (int64_t chunk = start[i]; chunk < start[i] + rows[i]; chunk++)
                 row[at++] = (struct row){keys[block[i]] + chunk * row_bytes, -INFINITY, -INFINITY, INFINITY, 0};

@@ -3,7 +3,15 @@
 #ifndef MEMSPARSE_HEAP_H
 #define MEMSPARSE_HEAP_H
 
+#include <math.h>
 #include <stdint.h>
+
+/* Make a heap of `count` numbers hold nothing. */
+static inline void clear(float *values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] = -INFINITY;
+}
 
 /* Put a number in place of the worst of `count`. */
 static inline void replace_worst(float *heap, int64_t count, float value)

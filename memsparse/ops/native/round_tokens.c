@@ -13,7 +13,6 @@
 #include "agreed.h"
 #include "scan.h"
 
-#define LANES 16        /* tokens of a vector */
 #define LARGEST 127     /* of int8 */
 #define TINIEST 0x1p-90 /* tokens count as no smaller, so that a unit is a normal number */
 #define SHORTEST 1e-12f /* heads count as no shorter where they are normalised, as torch does it */

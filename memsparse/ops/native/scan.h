@@ -7,6 +7,8 @@
 
 #include "threads.h"
 
+#define LANES 16 /* tokens of a vector */
+
 int memsparse_can_multiply(int kind);
 int memsparse_raise_best_products(
     int kind, const char *keys, int64_t rows, int64_t row_bytes, const char *lanes, int64_t vectors,

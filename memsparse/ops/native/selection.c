@@ -62,12 +62,6 @@ static inline float within_reach(float bound)
     return bound < -LARGE ? -LARGE : bound > LARGE ? LARGE : bound;
 }
 
-static void clear(float *values, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++)
-        values[i] = -INFINITY;
-}
-
 /* best is (requests, k) heaps, scores (requests, documents), bar (requests,) becomes the worst of each heap. Returns 0,
    or NOT_A_NUMBER. */
 int memsparse_raise_best(float *best, int64_t requests, int64_t k, const float *scores, int64_t documents, float *bar)
