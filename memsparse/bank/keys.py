@@ -2,7 +2,8 @@
 
 Blocks are kept while the budget lasts, first come first kept: a scan visits all of them in turn, so dropping
 the oldest for the newest would keep none of use. The rest is loaded for every scan, one block ahead of it.
-Blocks belong to the bank, not to a reader: a new version of the bank loads what is new of it.
+Blocks belong to the bank, not to a reader: a new version of the bank loads what is new of it. On a processor
+int8 keys that are kept take fewer columns where nearly all of them lies in these (`ops.projection`).
 
 C chunks, W = G*D routing width.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.scan_files import LOSSY, ScanFiles
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.ops.projection import principal_basis, project_keys, sampled_rows
 from memsparse.ops.quantization import KeyFormat, ScanKeys, key_bytes, quantize_keys
 
 BLOCK_BYTES = {"cpu": 64 * 2**20}
@@ -109,12 +111,14 @@ class KeyTier:
         key_format: KeyFormat,
         budget: KeyBudget,
         writes_files: bool,
+        projects: bool = True,
     ) -> None:
         """Hold nothing yet.
 
         Args:
             budget: of the device; keys beyond it are loaded for every scan.
             writes_files: keep quantised keys in side files.
+            projects: keep int8 keys on a processor in fewer columns where that is possible.
         """
         self.device = device
         self.format = key_format
@@ -127,6 +131,9 @@ class KeyTier:
         self._scan_files = scan_files
         self._stored = fingerprint.torch_dtype
         self._writes_files = writes_files
+        self._projects = projects and key_format == "int8" and device.type == "cpu"
+        self._bases: dict[int, Tensor | None] = {}
+        """By layer, as the first block that was large enough decided; None: keys stay as they are."""
         block_bytes = BLOCK_BYTES.get(device.type, LARGE_BLOCK_BYTES)
         self._block_chunks = max(block_bytes // key_bytes(fingerprint.width, key_format), 1)
         self._blocks: list[KeyBlock] = []
@@ -189,7 +196,7 @@ class KeyTier:
         with self._mutex:
             if layer in block.kept:
                 return block.kept[layer]
-            size = block.chunks * key_bytes(self._width, self.format)
+            size = block.chunks * self._chunk_bytes(layer, block)
             is_current = self._of_segment.get(block.segments[0].id) is block
             if not is_current or self.budget.held + size > self.budget.total:
                 return None
@@ -224,10 +231,14 @@ class KeyTier:
             if layer in block.kept:
                 return block.kept[layer]
             current = self._of_segment[block.segments[0].id] is block  # not one since taken into another
-            size = block.chunks * key_bytes(self._width, self.format)
+            size = block.chunks * self._chunk_bytes(layer, block)
             holds = current and self.budget.take(size)
             try:
-                keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
+                basis = self._basis(layer, block) if holds else None
+                if basis is not None:
+                    keys = self._read_projected(layer, block, basis)
+                else:
+                    keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
                 if self.device.type != "cpu":
                     keys = self._copy(keys)
             except BaseException:
@@ -238,6 +249,33 @@ class KeyTier:
                 self.held += keys.nbytes
                 self.budget.give_back(size - keys.nbytes)
             return keys
+
+    def _basis(self, layer: int, block: KeyBlock) -> Tensor | None:
+        """The columns that kept keys of a layer take; None: all of them."""
+        if not self._projects:
+            return None
+        wanted = sampled_rows(self._width)
+        if layer not in self._bases and block.chunks >= wanted:
+            step = block.chunks // wanted
+            stored = (self._files.get(record).tensor(layer, "routing_k") for record in block.segments)
+            self._bases[layer] = principal_basis(torch.cat([keys[::step].float() for keys in stored]))
+        return self._bases.get(layer)
+
+    def _chunk_bytes(self, layer: int, block: KeyBlock) -> int:
+        """What a chunk of a block takes if it is kept."""
+        basis = self._basis(layer, block)
+        return key_bytes(self._width if basis is None else basis.shape[1], self.format)
+
+    def _read_projected(self, layer: int, block: KeyBlock, basis: Tensor) -> ScanKeys:
+        """The keys of a block in fewer columns, from side files where these are kept."""
+        parts = []
+        for record in block.segments:
+            if self._writes_files:
+                keys: ScanKeys | Tensor = self._scan_files.load(record, layer, self.format, keep=True)
+            else:
+                keys = self._files.get(record).tensor(layer, "routing_k")
+            parts.append(project_keys(keys, basis))
+        return ScanKeys.join(parts)
 
     def _copy(self, keys: ScanKeys) -> ScanKeys:
         """Keys on the accelerator; on CUDA copied on a stream of its own, beside the scan before."""

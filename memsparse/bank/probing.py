@@ -258,11 +258,11 @@ class Probing:
     ) -> Iterator[_Part]:
         """Bound documents by the chunks found in the first spans (rows and whose they are, side by side); of
         keys in one format together, and every document in one part."""
-        pending: dict[str, list[tuple[ScanKeys, Tensor]]] = {}
+        pending: dict[tuple[str, Tensor | None], list[tuple[ScanKeys, Tensor]]] = {}
         chunks = 0
         for span, (rows, documents) in zip(self._spans, found, strict=False):
             for keys, chosen in self._lines[span.block].read(layer, rows, tier):
-                pending.setdefault(keys.format, []).append((keys, documents[chosen]))
+                pending.setdefault((keys.format, keys.basis), []).append((keys, documents[chosen]))
                 chunks += len(keys)
                 if chunks >= TOGETHER:
                     yield from _bounded(pending, tokens_TW)
@@ -367,8 +367,10 @@ class _Lines:
         return laid[2:]
 
 
-def _bounded(pieces: dict[str, list[tuple[ScanKeys, Tensor]]], tokens_TW: Tensor) -> Iterator[_Part]:
-    """Bound documents by keys that lie side by side with whose they are, those of one format together."""
+def _bounded(
+    pieces: dict[tuple[str, Tensor | None], list[tuple[ScanKeys, Tensor]]], tokens_TW: Tensor
+) -> Iterator[_Part]:
+    """Bound documents by keys that lie side by side with whose they are, those of one kind together."""
     for own in pieces.values():
         keys = own[0][0] if len(own) == 1 else ScanKeys.join([keys for keys, _ in own])
         these, local, counts = torch.cat([documents for _, documents in own]).unique_consecutive(

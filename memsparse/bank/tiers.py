@@ -55,6 +55,9 @@ class TierConfig:
     content: Content = "stored"
     """K and V as they are stored, or through int8 (one scale per chunk and head): half the memory of
     bfloat16, and answers that may differ."""
+    projects: bool = True
+    """Hold int8 routing keys on a processor in the fewer columns that have nearly all of them in them, where
+    there are such: less memory, a shorter scan, the same documents. False: in all columns."""
     rescored: int | None = None
     """Documents scored again from stored keys per request and layer, at most; what is found is then not
     `certified` where more were needed. None: as many as the proof takes."""
@@ -228,6 +231,7 @@ class Tiers:
                     key_format=key_format,
                     budget=budget,
                     writes_files=stored_bytes * len(self._fingerprint.memory_layers) >= WORTH_A_FILE,
+                    projects=self.config.projects,
                 )
             return self._keys[key]
 

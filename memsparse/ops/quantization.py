@@ -57,6 +57,9 @@ class ScanKeys:
     """(C,) float32, rounded up: ||k - k~|| <= errors; 0 where nothing was lost."""
     norms: Tensor
     """(C,) float32, rounded up: ||k~|| <= norms. What rounding the query costs is at most in proportion."""
+    basis: Tensor | None = None
+    """(W, r) float32: the codes stand for r numbers in these columns in place of W, and errors and norms are
+    those of `ops.projection`. None: the codes are of the key itself."""
 
     def __post_init__(self) -> None:
         if self.format not in _CODES:
@@ -73,6 +76,8 @@ class ScanKeys:
                 raise ShapeError(
                     f"{tuple(tensor.shape)} scales, errors or norms for {len(self.codes)} chunks"
                 )
+        if self.basis is not None and self.basis.shape[1:] != (self.columns,):
+            raise ShapeError(f"the basis is {tuple(self.basis.shape)} for keys of {self.columns} columns")
 
     def __len__(self) -> int:
         """C, the chunks."""
@@ -80,7 +85,12 @@ class ScanKeys:
 
     @property
     def width(self) -> int:
-        """W, the columns of a key."""
+        """W, the columns of a query."""
+        return self.columns if self.basis is None else len(self.basis)
+
+    @property
+    def columns(self) -> int:
+        """Those of a key as it is multiplied: W, or r where there is a basis."""
         return self.codes.shape[1] * _CODES[self.format][1]
 
     @property
@@ -117,11 +127,12 @@ class ScanKeys:
     def join(parts: Sequence["ScanKeys"]) -> "ScanKeys":
         """Keys of one format, one after the other.
 
-        Raises: ShapeError for no parts, or parts that differ in format or width.
+        Raises: ShapeError for no parts, or parts that differ in format, width or basis.
         """
-        kinds = {(part.format, part.width) for part in parts}
+        kinds = {(part.format, part.columns, id(part.basis)) for part in parts}
         if len(kinds) != 1:
-            raise ShapeError(f"keys of {sorted(kinds)} do not join; pass parts of one format and width")
+            told = sorted({kind[:2] for kind in kinds})
+            raise ShapeError(f"keys of {told} do not join; pass parts of one format, width and basis")
         codes, *others = zip(*(part._tensors() for part in parts), strict=True)
         together = _empty_codes(sum(map(len, codes)), codes[0].shape[1], codes[0].dtype, codes[0].device)
         torch.cat([c.view(torch.uint8) for c in codes], out=together.view(torch.uint8))
@@ -139,6 +150,7 @@ class ScanKeys:
             scales=scales[0] if scales else None,
             errors=errors,
             norms=norms,
+            basis=None if self.basis is None else self.basis.to(codes.device),
         )
 
 

@@ -6,11 +6,14 @@ For a token q, a key k, what stands for the key k~ and for the token q~:
 
 and what the float32 sum of <q~, k~> lost is at most proportional to ||q|| ||k~||. With the longest token and
 the worst rounding of a request, the half width depends on the chunk alone, and the max over tokens is taken
-of the products as they are.
+of the products as they are. Keys in fewer columns (`projection`) are multiplied with tokens in these, and the
+reach of a token stands for ||q||.
 
 B requests, T tokens, W routing width, C chunks, N documents, R routing tokens of all requests, M chunks of a
 tile.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +30,7 @@ from memsparse.ops.products import (
     kernel_multiplies,
     round_queries,
 )
+from memsparse.ops.projection import project_tokens, rounding
 from memsparse.ops.quantization import ScanKeys, round_up
 from memsparse.ops.routing import routing_tokens
 
@@ -96,7 +100,7 @@ class Scan:
         self._asking = [request for request, count in enumerate(counts) if count]
         self._counts = [count for count in counts if count]
         self._tile = tile or max(_BOUNDS // max(len(self._asking), 1), 1)
-        self._prepared: dict[tuple[str, torch.device], tuple[BestProducts, Factors]] = {}
+        self._prepared: dict[tuple[str, torch.device, Tensor | None], tuple[BestProducts, Factors]] = {}
 
     @torch.no_grad()
     def bounds(self, keys: ScanKeys, doc_of_chunk: Tensor, *, num_documents: int) -> tuple[Tensor, Tensor]:
@@ -125,14 +129,20 @@ class Scan:
 
     def _products(self, keys: ScanKeys) -> tuple[BestProducts, Factors]:
         """What multiplies such keys, and what bounds are made of besides."""
-        key = keys.format, keys.device
+        key = keys.format, keys.device, keys.basis
         if key not in self._prepared:
-            arithmetic = fastest_arithmetic(keys.format, keys.width, keys.device)
+            arithmetic = fastest_arithmetic(keys.format, keys.columns, keys.device)
             if self._finer:
                 arithmetic = FINER.get(arithmetic, arithmetic)
-            by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.width)
+            by_kernel = keys.device.type == "cpu" and kernel_multiplies(arithmetic, keys.columns)
             tokens_RW = routing_tokens(self._routing_q, self._query_mask, self._counts)
+            reach_R = None
+            if keys.basis is not None:
+                tokens_RW, reach_R = project_tokens(tokens_RW, keys.basis)
             queries = round_queries(tokens_RW, self._counts, arithmetic, by_kernel=by_kernel)
+            if reach_R is not None:
+                longest = torch.stack([own.max() for own in reach_R.split(self._counts)])
+                queries = replace(queries, longest=longest / queries.units.double())
             factors = queries.units, *_half_width(queries, keys)
             self._prepared[key] = BestProducts(queries, self._counts), factors
         return self._prepared[key]
@@ -141,6 +151,8 @@ class Scan:
 def _half_width(queries: RoundedQueries, keys: ScanKeys) -> tuple[Tensor, Tensor]:
     """Factors (B,) float32 of a chunk's error and of its norm, rounded up."""
     slack = 2 * float_slack(keys.width) + _UNIT_SLACK  # this sum's, and that of whoever sums the exact score
+    if keys.basis is not None:
+        slack += rounding(keys.basis)  # of the tokens' new columns
     if keys.device.type != "cpu":
         slack += 2.0**-9  # an accelerator may cut float32 factors to TF32, and the queries are float32 always
     over = (1 + slack) * (1 + _UNIT_SLACK)

@@ -64,6 +64,8 @@ def can_scan(keys: ScanKeys) -> bool:
     """Whether `scan_documents` takes these keys where they lie: on a CUDA device that has their format."""
     if keys.device.type != "cuda" or torch.version.cuda is None or keys.format not in FORMATS:
         return False
+    if keys.basis is not None:
+        return False
     return torch.cuda.get_device_capability(keys.device) >= FORMATS[keys.format] and has_triton()
 
 

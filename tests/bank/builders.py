@@ -62,8 +62,9 @@ def make_parts(first_number: int, texts: Sequence[str], *, document_id: str = "l
 
 
 def make_chunks(
-    counts: Sequence[int], fingerprint: Fingerprint = FINGERPRINT, *, seed: int = 0
+    counts: Sequence[int], fingerprint: Fingerprint = FINGERPRINT, *, seed: int = 0, rank: int | None = None
 ) -> EncodedChunks:
+    """Args: rank: of routing keys, but for a little noise."""
     generator = torch.Generator().manual_seed(seed)
     total, layers = sum(counts), fingerprint.memory_layers
 
@@ -73,8 +74,14 @@ def make_chunks(
             for layer in layers
         }
 
+    routing_k = draw(fingerprint.width)
+    if rank is not None:
+        space = torch.randn(rank, fingerprint.width, generator=torch.Generator().manual_seed(1))
+        for layer, noise in routing_k.items():
+            inside = torch.randn(total, rank, generator=generator) @ space / rank**0.5
+            routing_k[layer] = (inside + noise.float() / 50).to(noise.dtype)
     return EncodedChunks(
-        routing_k=draw(fingerprint.width),
+        routing_k=routing_k,
         k=draw(fingerprint.kv_heads, fingerprint.head_dim),
         v=draw(fingerprint.kv_heads, fingerprint.head_dim),
         chunks_per_passage=tuple(counts),
@@ -90,10 +97,11 @@ def add(
     prefix: str = "doc",
     seed: int = 0,
     source: Source | None = None,
+    rank: int | None = None,
 ) -> tuple[list[Passage], EncodedChunks]:
     """Reserve, encode at random and commit: one document for each count of chunks."""
     passages = make_passages(list(bank.reserve(len(counts))), namespace=namespace, prefix=prefix)
-    chunks = make_chunks(counts, bank.fingerprint, seed=seed)
+    chunks = make_chunks(counts, bank.fingerprint, seed=seed, rank=rank)
     sources = {(p.namespace, p.document_id): source for p in passages} if source else None
     bank.commit(passages, chunks, sources=sources)
     return passages, chunks

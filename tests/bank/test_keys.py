@@ -11,6 +11,7 @@ from memsparse.bank import Bank, keys
 from memsparse.bank.keys import KeyBudget, KeyTier, stored_keys
 from memsparse.bank.scan_files import ScanFiles
 from memsparse.errors import BankCorruptError, InputError
+from memsparse.ops.quantization import dequantize_keys, key_bytes
 from tests.bank.builders import FINGERPRINT, add, flip_byte
 
 CPU = torch.device("cpu")
@@ -144,3 +145,82 @@ def test_a_block_that_was_taken_into_another_is_not_held(bank: Bank, monkeypatch
     tier.place(records(bank)[:2])
     assert tier.hold(1, first) is None
     assert tier.held == 0
+
+
+WIDE = replace(FINGERPRINT, head_dim=64)
+"""128 columns, of which 64 hold nearly all of keys of rank 40."""
+
+
+@pytest.fixture
+def low_rank(tmp_path: Path) -> Iterator[Bank]:
+    """Segments of 1,200 and 90 chunks of rank 40."""
+    with Bank.create(tmp_path / "bank", WIDE) as bank:
+        add(bank, [3] * 400, rank=40)
+        add(bank, [3] * 30, prefix="more", seed=1, rank=40)
+        yield bank
+
+
+@pytest.mark.parametrize("writes_files", [False, True])
+def test_int8_keys_that_are_held_take_fewer_columns(low_rank: Bank, writes_files: bool) -> None:
+    scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=writes_files)
+    tier = KeyTier(
+        *(low_rank._files, scan_files, WIDE, CPU),
+        key_format="int8",
+        budget=KeyBudget(10**6),
+        writes_files=writes_files,
+    )
+    [block] = dict.fromkeys(tier.place(records(low_rank)).values())
+    for layer in WIDE.memory_layers:
+        [projected] = tier.stream(layer, [block])
+        assert (projected.columns, projected.width, len(projected)) == (64, 128, 1290)
+        stored = torch.cat(
+            [low_rank._files.get(record).tensor(layer, "routing_k") for record in records(low_rank)]
+        )
+        near = dequantize_keys(projected) @ projected.basis.T
+        assert float((near - stored).norm() / stored.norm()) < 0.05
+        assert tier.hold(layer, block) is projected
+    assert tier.held == tier.budget.held == 2 * 1290 * key_bytes(64, "int8")
+    assert len(list(low_rank._files.folder.glob("*.int8.*"))) == (2 if writes_files else 0)
+    tier.release()
+    assert tier.held == tier.budget.held == 0
+    [again] = tier.stream(3, [block])
+    assert again.codes.equal(projected.codes)
+
+
+def test_room_is_reckoned_for_the_columns_that_are_held(low_rank: Bank) -> None:
+    scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=False)
+    files = low_rank._files, scan_files, WIDE, CPU
+    size = 1290 * key_bytes(64, "int8")
+    for budget, held in (size, size), (size - 1, 0):
+        tier = KeyTier(*files, key_format="int8", budget=KeyBudget(budget), writes_files=False)
+        [block] = dict.fromkeys(tier.place(records(low_rank)).values())
+        [keys] = tier.stream(1, [block])
+        assert (tier.held, keys.columns) == (held, 64 if held else 128)
+
+
+@pytest.mark.parametrize("options", [{"projects": False}, {"key_format": "int4"}, {"key_format": "float32"}])
+def test_other_keys_keep_their_columns(low_rank: Bank, options: dict) -> None:
+    scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=False)
+    settings = {"key_format": "int8", "budget": KeyBudget(10**7), "writes_files": False} | options
+    tier = KeyTier(low_rank._files, scan_files, WIDE, CPU, **settings)
+    [block] = dict.fromkeys(tier.place(records(low_rank)).values())
+    [keys] = tier.stream(1, [block])
+    assert (keys.basis, keys.columns) == (None, 128)
+
+
+def test_the_first_block_that_is_large_enough_decides(
+    low_rank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 1})  # a segment each
+    scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=False)
+    tier = KeyTier(
+        *(low_rank._files, scan_files, WIDE, CPU),
+        key_format="int8",
+        budget=KeyBudget(10**7),
+        writes_files=False,
+    )
+    large, small = dict.fromkeys(tier.place(records(low_rank)).values())
+    assert tier.hold(1, small).basis is None
+    assert tier.hold(1, large).columns == 64
+    assert tier.hold(3, large).columns == tier.hold(3, small).columns == 64
+    assert tier.hold(3, large).basis is tier.hold(3, small).basis

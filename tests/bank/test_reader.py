@@ -276,3 +276,27 @@ def test_what_was_scored_tells_no_less_than_a_scan() -> None:
     sifted = reader_module._sifted(coarse, scored)
     assert sifted.upper.tolist() == [[3.5, 3.0, 2.0], [-inf, 8.5, 8.0]]
     assert upper[0, 0] == 4
+
+
+@pytest.mark.parametrize("index", ["none", "cells"])
+def test_keys_in_fewer_columns_find_the_same(tmp_path, monkeypatch, index) -> None:
+    wide = replace(FINGERPRINT, head_dim=64)
+    with Bank.create(tmp_path / "bank", wide) as bank:
+        add(bank, [3] * 500, rank=40)
+        add(bank, [2] * 40, prefix="more", seed=1, rank=40)
+        routing_q = queries(3, 5, wide)
+        mask = torch.arange(5) < torch.tensor([5, 2, 0])[:, None]
+        found = []
+        for projects in (False, True):
+            config = TierConfig(routing_keys="int8", projects=projects, index=index, probes=4, widen=True)
+            with Bank.open(bank.path, read_only=True) as other:
+                reader = other.reader(top_k=6, tiers=config)
+                found.append([reader.read(layer, routing_q, mask) for layer in wide.memory_layers])
+                held = reader.report().key_bytes
+            assert held > 0
+            assert (held < 2 * 1580 * 128) == projects
+        for plain, projected in zip(*found, strict=True):
+            assert torch.equal(plain.documents, projected.documents)
+            assert torch.equal(plain.scores, projected.scores)
+            assert torch.equal(plain.k, projected.k)
+            assert projected.certified.all()
