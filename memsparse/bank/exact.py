@@ -39,8 +39,8 @@ class ExactKeys:
         rows = documents.cpu()[wanted]
         ids, of_row = places.segments[rows].unique(return_inverse=True)
         stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
-        runs = of_row, places.offsets[rows], places.chunks[rows]
-        block, start, count = (run.new_zeros(wanted.shape).masked_scatter_(wanted, run) for run in runs)
+        runs = torch.stack([of_row, places.offsets[rows], places.chunks[rows]])
+        block, start, count = runs.new_zeros(3, *wanted.shape).masked_scatter_(wanted, runs)
         scores, chunks = score_stored(routing_q, mask, stored, block, start, count, k=k)
         return scores.to(documents.device), chunks.to(documents.device)
 

@@ -219,7 +219,9 @@ class ModelRunner:
         )
         return cast(Tensor, output.last_hidden_state)[0]
 
-    def _session(self, need: Need, part: Part, hidden: Tensor, logits: Tensor, known: Known) -> Session:
+    def _session(
+        self, need: Need, part: Part, hidden: Tensor, logits: Tensor, known: Known | None
+    ) -> Session:
         if isinstance(need, Extend):
             need.session.logits = logits
             need.session.position += len(need.ids)
@@ -267,9 +269,9 @@ def common_start(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known]:
+def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known | None]:
     """For those that rank, exact scores in every layer of what any layer routed: one call a layer for all."""
-    known: list[Known] = [{} for _ in needs]
+    known: list[Known | None] = [None for _ in needs]
     ranking = [
         (at, need.reader)
         for at, (need, part) in enumerate(zip(needs, parts, strict=True))
@@ -281,11 +283,14 @@ def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known]:
         routed = [parts[at].routed for at in rows]
         found = [routed_anywhere(layer.kv for layer in own.values()) for own in routed]
         documents_BM = pad_sequence(found, batch_first=True, padding_value=-1)
+        told: list[dict[int, Tensor]] = [{} for _ in rows]
         for layer_idx in routed[0]:
             queries, mask = side_by_side([own[layer_idx].queries[0] for own in routed])
             scores_BM = reader.exact_scores(layer_idx, queries, mask, documents_BM).cpu()
-            for at, documents, scores in zip(rows, found, scores_BM, strict=True):
-                known[at][layer_idx] = documents, scores[: len(documents)]
+            for own, documents, scores in zip(told, found, scores_BM, strict=True):
+                own[layer_idx] = scores[: len(documents)]
+        for at, documents, scores in zip(rows, found, told, strict=True):
+            known[at] = Known(documents=documents, scores=scores)
     return known
 
 

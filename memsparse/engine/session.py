@@ -3,8 +3,8 @@
 N documents in memory, V tokens of vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -48,10 +48,18 @@ Exact = Callable[[int, Tensor], Tensor]
 """(layer, document indices (k,)) to the exact scores (k,) of one request."""
 Whole = Callable[[int], tuple[Tensor, Tensor]]
 """A layer to scores and errors, (1, N) each, of all documents for one request."""
-Known = dict[int, tuple[Tensor, Tensor]]
-"""By layer: document indices (k,) int64 ascending, and their exact scores (k,), on the CPU."""
 SHORTLIST = 64
 """Documents scored exactly where the scores of some are guesses, at least; four times those wanted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """Some documents' exact scores in every layer, on the CPU."""
+
+    documents: Tensor
+    """(k,) int64, ascending."""
+    scores: dict[int, Tensor]
+    """By layer: (k,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +94,7 @@ class Session:
     """Scores documents of this request exactly; needed where what a layer read has `errors`."""
     whole: Whole | None = None
     """Tells scores and errors of all documents; needed where a layer was `sifted`."""
-    known: Known = field(default_factory=dict)
+    known: Known | None = None
     """What was scored exactly for all requests of a pass together; `exact` need not be asked for it."""
     prefix: Prefix | None = None
     """Of its prompt, for the next prompt of the request."""
@@ -137,7 +145,7 @@ class Session:
         """
         if all(kv.is_exact for kv in self.routing.values()):
             return self.scores()[documents]
-        return _mean([self._exact(layer, documents) for layer in self.routing])
+        return _mean(self._exact(self.routing, documents))
 
     def _bound_all(self) -> None:
         """Have the scores of all documents told, where what was sifted does not decide."""
@@ -171,7 +179,7 @@ class Session:
                 if kv.all_scores is None:
                     raise EngineError("the memory reader keeps no scores of all documents; ask for no limit")
                 errors = None if kv.errors is None else kv.errors[0].cpu().double()
-                scores, chosen = _best(kv.all_scores[0].cpu(), errors, partial(self._exact, layer), limit)
+                scores, chosen = _best(kv.all_scores[0].cpu(), errors, partial(self._exact_in, layer), limit)
                 chunks = () if certified is False else chunks[:limit]
                 certified = None if certified is None else not guesses
             real = chosen >= 0
@@ -186,16 +194,26 @@ class Session:
             )
         return tuple(rows)
 
-    def _exact(self, layer: int, documents: Tensor) -> Tensor:
-        if layer not in self.known:
-            return self._score(layer, documents)
-        among, exact = self.known[layer]
-        places, told = find_ascending(among, documents)
-        scores, others = exact.new_empty(len(documents)), torch.ones_like(documents, dtype=torch.bool)
-        scores[told], others[told] = exact[places], False
-        if bool(others.any()):
-            scores[others] = self._score(layer, documents[others])
-        return scores
+    def _exact(self, layers: Collection[int], documents: Tensor) -> list[Tensor]:
+        """Exact scores (k,) of documents (k,) in some layers."""
+        if self.known is None:
+            return [self._score(layer, documents) for layer in layers]
+        places, told = find_ascending(self.known.documents, documents)
+        if len(told) == len(documents):
+            return [self.known.scores[layer][places] for layer in layers]
+        others = torch.ones_like(documents, dtype=torch.bool).index_fill_(0, told, False)
+        rows = []
+        for layer in layers:
+            scores = torch.empty(len(documents))
+            scores[told], scores[others] = (
+                self.known.scores[layer][places],
+                self._score(layer, documents[others]),
+            )
+            rows.append(scores)
+        return rows
+
+    def _exact_in(self, layer: int, documents: Tensor) -> Tensor:
+        return self._exact([layer], documents)[0]
 
     def _score(self, layer: int, documents: Tensor) -> Tensor:
         kv = self.routing[layer]
@@ -264,18 +282,17 @@ def best_of_sifted(
     Returns: scores and indices (limit,), as `top_documents`; None where they are not proven.
     """
     documents = torch.cat([layer.documents.cpu() for layer in layers]).unique()
-    if without is not None:
-        documents = documents[~torch.isin(documents, without)]
     upper = torch.zeros(len(documents), dtype=torch.float64)
     beyond = 0.0
     for layer in layers:
         rest = float(layer.beyond[0])
-        places, told = find_ascending(layer.documents.cpu(), documents)
-        own = layer.upper[0].cpu().double()[places]
-        upper += torch.full_like(upper, rest).index_copy_(0, told, own)
+        told = torch.searchsorted(documents, layer.documents.cpu())
+        upper += torch.full_like(upper, rest).index_copy_(0, told, layer.upper[0].cpu().double())
         beyond += rest
     upper, beyond = upper / len(layers), beyond / len(layers)
     upper.nan_to_num_(nan=float("-inf"))  # without a score in some layer there is no mean
+    if without is not None:
+        upper[find_ascending(documents, without)[0]] = float("-inf")
     upper += 2.0**-22 * upper.abs().nan_to_num(posinf=0.0)  # float32 rounding of exact means
     scores = torch.full((len(documents),), float("-inf"), dtype=torch.float32)
     bar, wanted = float("-inf"), min(int((upper > float("-inf")).sum()), max(SHORTLIST // 4, 2 * limit))

@@ -244,7 +244,7 @@ def test_what_is_to_be_ranked_is_scored_for_all_requests_together(loaded: Loaded
     sessions = runner.run([*needs, Extend(session=running, ids=[7])])
     assert reader.asked == [(2, 3), (3, 3)]
     assert other.asked == [(2, 1), (3, 1)]
-    assert not sessions[4].known
+    assert sessions[4].known is None
     for session, need, of in zip(sessions, needs[:4], [memory] * 3 + [small], strict=False):
         every = runner.prefill(need.prompt, of).means(torch.arange(of.num_documents))
         routed = torch.cat([kv.documents[0] for kv in session.routing.values()]).unique()
