@@ -43,8 +43,9 @@ def measure_decode(
 ) -> dict[str, Any]:
     """Answer questions of an invented world, one by one and so many at once.
 
-    The two take turns, part by part of the questions, so that a busy moment strikes both; how many times as
-    many are answered at once is told for each part.
+    Both answer all of them before they are timed, so that what they keep of the bank is there. Then they take
+    turns, part by part of the questions, so that a busy moment strikes both; how many times as many are
+    answered at once is told for each part.
 
     Args:
         together: numbers of questions that are under way at a time.
@@ -80,7 +81,6 @@ def measure_decode(
                 beside = max(n for n in range(1, min(workers, count) + 1) if count % n == 0)
                 company = {"max_batch": count, "workers": beside, "read_only": True}
                 with MemoryEngine.open(place, loaded, **settings | company) as other:
-                    other.ask_many(asked[:1] * count)
                     row = _in_company(engine, other, asked, alone, count, exact=exact)
                 rows.append(row | {"workers": beside})
         opening = in_turns({"": lambda: Bank.open(place, read_only=True).close()}, loaded.device, 10)[""]
@@ -121,12 +121,12 @@ def _in_company(
     """The same questions, `count` under way at a time, compared with what each got alone; both in turns."""
     parts = max(1, min(_PARTS, len(asked) // (_WAVES * count)))
     edges = [len(asked) * part // parts for part in range(parts + 1)]
-    answers: list[Answer] = []
+    answers = company.ask_many(asked)
     ratios, took = [], 0.0
     for begin, end in pairwise(edges):
         _, latencies = _one_by_one(engine, asked[begin:end])
         began = perf_counter()
-        answers += company.ask_many(asked[begin:end])
+        company.ask_many(asked[begin:end])
         seconds = perf_counter() - began
         ratios.append(sum(latencies) / seconds)
         took += seconds
