@@ -42,6 +42,9 @@ MATRIX_FRACTION = 0.4
 """Of the matrix peak that encoding reaches; so does a prefill."""
 LAYER_SECONDS = 3e-4
 """Time a layer takes whatever its size: launches, Python."""
+_COLUMNS_ASSUMED = (
+    "routing keys keep all their columns; a processor holds and scans fewer, often half, where trained keys allow"
+)
 _TIMES_ASSUMED = (
     f"scans reach {ROUTE_FRACTION:.0%} of their floor, encoding and prefill {MATRIX_FRACTION:.0%} of the "
     f"matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least, to read and tokenise texts nothing"
@@ -212,6 +215,7 @@ def plan_memory(
             f"documents have {length} tokens, and the last chunk of each is half full",
             f"{TEXT_BYTES:g} bytes of text a token, {ROW_BYTES} bytes of rows a document",
             f"a question has {question_tokens} tokens, all of which route; one round",
+            *([_COLUMNS_ASSUMED] if chosen == "int8" and not hardware.accelerators else []),
             *([_TIMES_ASSUMED] if measured is None else []),
         ),
     )
