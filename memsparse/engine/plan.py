@@ -42,7 +42,7 @@ MATRIX_FRACTION = 0.4
 """Of the matrix peak that encoding reaches; so does a prefill."""
 LAYER_SECONDS = 3e-4
 """Time a layer takes whatever its size: launches, Python."""
-_COLUMNS_ASSUMED = "routing keys keep all their columns; a processor holds and scans fewer, often half, where trained keys allow"
+_COLUMNS_ASSUMED = "routing keys keep all columns; a processor holds and scans fewer where trained keys allow"
 _TIMES_ASSUMED = (
     f"scans reach {ROUTE_FRACTION:.0%} of their floor, encoding and prefill {MATRIX_FRACTION:.0%} of the "
     f"matrix peak; a layer takes {1000 * LAYER_SECONDS:g} ms at least, to read and tokenise texts nothing"
