@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from typing import Any, Protocol, Self, runtime_checkable
 
 from tokenizers import Tokenizer as BackendTokenizer
@@ -259,7 +258,7 @@ class PromptBuilder:
         ids: list[int] = []
         for number in sorted(texts):
             text = f"[{_number(number)}]{template.number_end}{texts[number]}{template.passage_end}"
-            ids += _encode_text(self, text)
+            ids += self.encode_text(text)
         return ids
 
     def restate(self, question: str) -> list[int]:
@@ -308,12 +307,6 @@ class PromptBuilder:
     def _encode_apart(self, text: str) -> list[int]:
         ids = [token_id for character in text for token_id in self.tokenizer.encode(character)]
         return [token_id for token_id in ids if token_id not in self._control_ids]
-
-
-@lru_cache(maxsize=1024)
-def _encode_text(builder: PromptBuilder, text: str) -> tuple[int, ...]:
-    """User text that is read back, kept for a while: many questions read the same documents."""
-    return tuple(builder.encode_text(text))
 
 
 def passage_text(title: str, text: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.scan_files import LOSSY, ScanFiles
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
-from memsparse.ops.projection import principal_basis, project_keys, sampled_rows
+from memsparse.ops.projection import lie_near, principal_basis, project_keys, sampled_rows
 from memsparse.ops.quantization import KeyFormat, ScanKeys, key_bytes, quantize_keys
 
 BLOCK_BYTES = {"cpu": 64 * 2**20}
@@ -72,6 +72,8 @@ class KeyBlock:
     chunks: int
     kept: dict[int, ScanKeys] = field(default_factory=dict)
     """Layer -> keys, of the layers that are held."""
+    apart: set[int] = field(default_factory=set)
+    """Layers whose keys do not lie near the columns of the others, and keep all of theirs."""
     norms: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (C,) float32 norms of stored keys that are not held, computed once."""
 
@@ -234,10 +236,12 @@ class KeyTier:
             size = block.chunks * self._chunk_bytes(layer, block)
             holds = current and self.budget.take(size)
             try:
-                basis = self._basis(layer, block) if holds else None
-                if basis is not None:
-                    keys = self._read_projected(layer, block, basis)
-                else:
+                keys = self._read_projected(layer, block) if holds else None
+                if holds and layer in block.apart:
+                    self.budget.give_back(size)
+                    size = block.chunks * self._chunk_bytes(layer, block)
+                    holds = self.budget.take(size)
+                if keys is None:
                     keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
                 if self.device.type != "cpu":
                     keys = self._copy(keys)
@@ -252,7 +256,8 @@ class KeyTier:
 
     def _basis(self, layer: int, block: KeyBlock) -> Tensor | None:
         """The columns that kept keys of a layer take; None: all of them."""
-        if not self._projects:
+        least = block.chunks * key_bytes(1, self.format)
+        if not self._projects or layer in block.apart or least > self.budget.total:
             return None
         wanted = sampled_rows(self._width)
         if layer not in self._bases and block.chunks >= wanted:
@@ -266,8 +271,11 @@ class KeyTier:
         basis = self._basis(layer, block)
         return key_bytes(self._width if basis is None else basis.shape[1], self.format)
 
-    def _read_projected(self, layer: int, block: KeyBlock, basis: Tensor) -> ScanKeys:
-        """The keys of a block in fewer columns, from side files where these are kept."""
+    def _read_projected(self, layer: int, block: KeyBlock) -> ScanKeys | None:
+        """The keys of a block in fewer columns, from side files where these are kept; None: they keep all."""
+        basis = self._basis(layer, block)
+        if basis is None:
+            return None
         parts = []
         for record in block.segments:
             if self._writes_files:
@@ -275,7 +283,11 @@ class KeyTier:
             else:
                 keys = self._files.get(record).tensor(layer, "routing_k")
             parts.append(project_keys(keys, basis))
-        return ScanKeys.join(parts)
+        projected = ScanKeys.join(parts)
+        if lie_near(projected):
+            return projected
+        block.apart.add(layer)
+        return None
 
     def _copy(self, keys: ScanKeys) -> ScanKeys:
         """Keys on the accelerator; on CUDA copied on a stream of its own, beside the scan before."""

@@ -57,7 +57,7 @@ class TierConfig:
     bfloat16, and answers that may differ."""
     projects: bool = True
     """Hold int8 routing keys on a processor in the fewer columns that have nearly all of them in them, where
-    there are such: less memory, a shorter scan, the same documents. False: in all columns."""
+    there are such: less memory, a shorter scan, the same documents wherever they are proven."""
     rescored: int | None = None
     """Documents scored again from stored keys per request and layer, at most; what is found is then not
     `certified` where more were needed. None: as many as the proof takes."""

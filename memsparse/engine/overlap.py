@@ -5,17 +5,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+")
 
 
-@lru_cache(maxsize=1024)
 def words(text: str) -> frozenset[str]:
     """The words of a text, whatever their case, each once; an apostrophe ends a word.
 
-    Text that is written without spaces has few of them, and little comes of comparing it. They are kept for a
-    while: many questions are compared with the same documents.
+    Text that is written without spaces has few of them, and little comes of comparing it.
     """
     return frozenset(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 

@@ -204,11 +204,9 @@ class Session:
         others = torch.ones_like(documents, dtype=torch.bool).index_fill_(0, told, False)
         rows = []
         for layer in layers:
-            scores = torch.empty(len(documents))
-            scores[told], scores[others] = (
-                self.known.scores[layer][places],
-                self._score(layer, documents[others]),
-            )
+            exact = self.known.scores[layer]
+            scores = exact.new_empty(len(documents))
+            scores[told], scores[others] = exact[places], self._score(layer, documents[others])
             rows.append(scores)
         return rows
 

@@ -8,7 +8,7 @@ With the columns of V (W, r) orthonormal, P = V V', and r numbers k~ that stand 
 
 by Cauchy-Schwarz in the space of V, beside it, and of the two: the *reach* of a query times the error of a
 key, so that a scan of r columns bounds scores as one of W does. The r columns that hold the most of the keys
-are their principal components (Pearson 1901); the bound holds for any.
+are their principal components (Pearson 1901); the bound holds for any orthonormal ones.
 
 C chunks, W = G*D routing width, r columns of a projected key, R routing tokens.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
-from memsparse.ops.quantization import ScanKeys, dequantize_keys, quantize_keys
+from memsparse.ops.quantization import ScanKeys, dequantize_keys, quantize_keys, row_norms
 
 BESIDE = 4.0
 """s: what a query or key has beside V against what it has in it. Keys lie closer to V than queries do."""
@@ -29,8 +29,8 @@ _LARGEST_PART = 0.75
 """Of the columns of a key, r at most: fewer would hardly be faster."""
 _SAMPLE = 8
 """Keys that a basis is found from, for each of their columns."""
-_STRAIGHT = 2.0**-20
-"""How far V' V may lie from the identity, as a norm."""
+_STRAIGHT = 2.0**-22
+"""How far V' V may lie from the identity, as a Frobenius norm, by the root of r."""
 _ROWS = 8192
 """Chunks projected at a time."""
 
@@ -63,13 +63,18 @@ def principal_basis(keys_CW: Tensor) -> Tensor | None:
     left = energy - values.flip(0).cumsum(0)
     enough = int((left > _LEFT * energy).sum()) + 1
     columns = -(-enough // _STEP) * _STEP
+    if columns > most:
+        return None
     basis = vectors[:, -columns:].flip(1).float().contiguous()
     off = basis.double().T @ basis.double() - torch.eye(columns, dtype=torch.float64, device=basis.device)
-    return basis if columns <= most and float(off.norm()) <= _STRAIGHT else None
+    return basis if float(off.norm()) <= _STRAIGHT * columns**0.5 else None
 
 
 def project_keys(keys: Tensor | ScanKeys, basis: Tensor) -> ScanKeys:
     """Keys (C, W), as stored or quantised, as int8 keys of r columns: errors are those of the module's bound.
+
+    Args:
+        basis: (W, r) float32, orthonormal as those of `principal_basis` are.
 
     Raises: ShapeError where the basis is of another width; InputError as `quantize_keys`.
     """
@@ -87,6 +92,12 @@ def project_keys(keys: Tensor | ScanKeys, basis: Tensor) -> ScanKeys:
     return ScanKeys.join(parts)
 
 
+def lie_near(keys: ScanKeys) -> bool:
+    """Whether about as little of projected keys lies beside their columns as of those the basis is from."""
+    errors, norms = (each.double().square().sum() for each in (keys.errors, keys.norms))
+    return bool(BESIDE**2 * errors <= 4 * _LEFT * norms)
+
+
 def project_tokens(tokens_RW: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """V' q (R, r) float32 and the reach (R,) float64, rounded up, of queries (R, W) float32."""
     inside = tokens_RW @ basis
@@ -102,19 +113,18 @@ def rounding(basis: Tensor) -> float:
     """How far V' x as float32 may lie from it, by the length of x: twice the textbook's bound, as in
     `products.float_slack`, for each of r sums. What a basis lacks in straightness is in it, too."""
     width, columns = basis.shape
-    return float(columns**0.5) * (width + columns + 16) * 2.0**-23 + 2 * _STRAIGHT
+    return float(columns**0.5) * ((width + columns + 16) * 2.0**-23 + 2 * _STRAIGHT)
 
 
 def _project(rows_CW: Tensor, lost_C: Tensor, basis: Tensor) -> ScanKeys:
     """Float32 rows, which may lie `lost_C` from the keys they stand for."""
     inside = rows_CW @ basis
     keys = quantize_keys(inside, "int8")
-    beside = (rows_CW - inside @ basis.T).norm(dim=1)
-    lengths = rows_CW.norm(dim=1)
+    beside, lengths = row_norms(rows_CW - inside @ basis.T), row_norms(rows_CW)
     # The weighted norm of what was lost before is at most its length.
     errors = torch.hypot(keys.errors, beside / BESIDE) * (1 + 2.0**-18) + lost_C
     errors += (lengths + keys.norms) * rounding(basis)
-    norms = torch.maximum(keys.norms, lengths * (1 + (len(basis) + 8) * 2.0**-22) + lost_C)
+    norms = torch.maximum(keys.norms, (lengths + lost_C) * (1 + 2.0**-20))
     return ScanKeys(
         format="int8", codes=keys.codes, scales=keys.scales, errors=errors, norms=norms, basis=basis
     )

@@ -188,8 +188,8 @@ def quantize_keys(keys_CW: Tensor, format: KeyFormat) -> ScanKeys:  # noqa: A002
         part = keys.narrow(start, len(rows))
         if part.scales is None:
             part.codes.copy_(rows.clamp(-_LARGEST[format], _LARGEST[format]))
-            part.norms.copy_(_norms(part.codes.float()))
-            part.errors.copy_(_norms(rows - part.codes.float()))
+            part.norms.copy_(row_norms(part.codes.float()))
+            part.errors.copy_(row_norms(rows - part.codes.float()))
         else:
             _quantize_rows(rows, part, part.scales)
     # Without scales the numbers themselves are added up, at most the root of their number times the norm.
@@ -252,7 +252,7 @@ def _empty_codes(chunks: int, columns: int, dtype: torch.dtype, device: torch.de
     return torch.frombuffer(area, dtype=dtype).view(chunks, columns)
 
 
-def _norms(rows: Tensor) -> Tensor:
+def row_norms(rows: Tensor) -> Tensor:
     """Upper bounds of the norms of float32 rows, of whatever size: (C,)."""
     width = rows.shape[1]
     peaks = rows.abs().amax(1) if width else rows.new_zeros(len(rows))

@@ -198,6 +198,27 @@ def test_room_is_reckoned_for_the_columns_that_are_held(low_rank: Bank) -> None:
         assert (tier.held, keys.columns) == (held, 64 if held else 128)
 
 
+@pytest.mark.parametrize("budget", [10**7, 100_000])
+def test_a_block_that_lies_elsewhere_keeps_its_columns(
+    low_rank: Bank, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr(keys, "BLOCK_BYTES", {"cpu": 1})
+    add(low_rank, [3] * 40, prefix="other", seed=2)
+    scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=False)
+    tier = KeyTier(
+        *(low_rank._files, scan_files, WIDE, CPU),
+        key_format="int8",
+        budget=KeyBudget(budget),
+        writes_files=False,
+    )
+    blocks = list(dict.fromkeys(tier.place(records(low_rank)).values()))
+    for _ in range(2):
+        assert [found.columns for found in tier.stream(1, blocks)] == [64, 64, 128]
+        taken = sum(found.nbytes for block in blocks for found in block.kept.values())
+        assert taken == tier.held == tier.budget.held <= budget
+    assert (1 in blocks[2].kept) == (budget > 10**6)
+
+
 @pytest.mark.parametrize("options", [{"projects": False}, {"key_format": "int4"}, {"key_format": "float32"}])
 def test_other_keys_keep_their_columns(low_rank: Bank, options: dict) -> None:
     scan_files = ScanFiles(low_rank._files.folder, low_rank._files, WIDE, writes=False)
