@@ -26,7 +26,7 @@ _LEFT = 2.0**-7
 _STEP = 64
 """Columns are a multiple of it: whole rows of the tiles that multiply them."""
 _LARGEST_PART = 0.75
-"""Of the columns of a key, r at most: fewer would hardly be faster."""
+"""Of the columns of a key, r at most: a scan of more would hardly be faster."""
 _SAMPLE = 8
 """Keys that a basis is found from, for each of their columns."""
 _STRAIGHT = 2.0**-22
