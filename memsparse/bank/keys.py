@@ -9,7 +9,7 @@ C chunks, W = G*D routing width.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -72,8 +72,8 @@ class KeyBlock:
     chunks: int
     kept: dict[int, ScanKeys] = field(default_factory=dict)
     """Layer -> keys, of the layers that are held."""
-    apart: set[int] = field(default_factory=set)
-    """Layers whose keys do not lie near the columns of the others, and keep all of theirs."""
+    bases: dict[int, Tensor | None] = field(default_factory=dict)
+    """Layer -> the columns that its kept keys take; None: all, because they do not lie near the tier's."""
     norms: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (C,) float32 norms of stored keys that are not held, computed once."""
 
@@ -236,12 +236,10 @@ class KeyTier:
             size = block.chunks * self._chunk_bytes(layer, block)
             holds = current and self.budget.take(size)
             try:
-                keys = self._read_projected(layer, block) if holds else None
-                if holds and layer in block.apart:
-                    self.budget.give_back(size)
-                    size = block.chunks * self._chunk_bytes(layer, block)
-                    holds = self.budget.take(size)
-                if keys is None:
+                basis = self._basis(layer, block) if holds else None
+                if basis is not None:
+                    keys = self._read_projected(layer, block, basis)
+                else:
                     keys = self._read(layer, block, None if holds and self.device.type == "cpu" else buffer)
                 if self.device.type != "cpu":
                     keys = self._copy(keys)
@@ -255,39 +253,40 @@ class KeyTier:
             return keys
 
     def _basis(self, layer: int, block: KeyBlock) -> Tensor | None:
-        """The columns that kept keys of a layer take; None: all of them."""
+        """The columns that kept keys of a block take, by a sample of them; None: all of them."""
         least = block.chunks * key_bytes(1, self.format)
-        if not self._projects or layer in block.apart or least > self.budget.total:
+        if not self._projects or least > self.budget.total:
             return None
-        wanted = sampled_rows(self._width)
-        if layer not in self._bases and block.chunks >= wanted:
-            step = block.chunks // wanted
-            stored = (self._files.get(record).tensor(layer, "routing_k") for record in block.segments)
-            self._bases[layer] = principal_basis(torch.cat([keys[::step].float() for keys in stored]))
-        return self._bases.get(layer)
+        if layer not in block.bases:
+            wanted = sampled_rows(self._width)
+            if layer not in self._bases and block.chunks < wanted:
+                return None  # for now: a larger one will decide
+            step = max(block.chunks // wanted, 1)
+            sample = torch.cat([keys[::step].float() for keys in self._stored_of(layer, block)])
+            if layer not in self._bases:
+                self._bases[layer] = principal_basis(sample)
+            basis = self._bases[layer]
+            is_near = basis is not None and lie_near(project_keys(sample, basis))
+            block.bases[layer] = basis if is_near else None
+        return block.bases[layer]
 
     def _chunk_bytes(self, layer: int, block: KeyBlock) -> int:
         """What a chunk of a block takes if it is kept."""
         basis = self._basis(layer, block)
         return key_bytes(self._width if basis is None else basis.shape[1], self.format)
 
-    def _read_projected(self, layer: int, block: KeyBlock) -> ScanKeys | None:
-        """The keys of a block in fewer columns, from side files where these are kept; None: they keep all."""
-        basis = self._basis(layer, block)
-        if basis is None:
-            return None
-        parts = []
-        for record in block.segments:
-            if self._writes_files:
-                keys: ScanKeys | Tensor = self._scan_files.load(record, layer, self.format, keep=True)
-            else:
-                keys = self._files.get(record).tensor(layer, "routing_k")
-            parts.append(project_keys(keys, basis))
-        projected = ScanKeys.join(parts)
-        if lie_near(projected):
-            return projected
-        block.apart.add(layer)
-        return None
+    def _read_projected(self, layer: int, block: KeyBlock, basis: Tensor) -> ScanKeys:
+        """The keys of a block in fewer columns, from side files where these are kept."""
+        parts: Iterable[ScanKeys | Tensor] = self._stored_of(layer, block)
+        if self._writes_files:
+            parts = (
+                self._scan_files.load(record, layer, self.format, keep=True) for record in block.segments
+            )
+        return ScanKeys.join([project_keys(keys, basis) for keys in parts])
+
+    def _stored_of(self, layer: int, block: KeyBlock) -> Iterator[Tensor]:
+        """The stored keys of a block, segment by segment."""
+        return (self._files.get(record).tensor(layer, "routing_k") for record in block.segments)
 
     def _copy(self, keys: ScanKeys) -> ScanKeys:
         """Keys on the accelerator; on CUDA copied on a stream of its own, beside the scan before."""
@@ -317,8 +316,7 @@ class KeyTier:
                 errors=torch.cat([part.errors for part in parts]),
                 norms=torch.cat([part.norms for part in parts]),
             )
-        stored = [self._files.get(record).tensor(layer, "routing_k") for record in block.segments]
-        codes = _joined(stored, buffer)
+        codes = _joined(list(self._stored_of(layer, block)), buffer)
         if layer not in block.norms:
             keys = stored_keys(codes)
             block.norms[layer] = keys.norms

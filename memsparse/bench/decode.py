@@ -70,7 +70,6 @@ def measure_decode(
         place = Path(folder) / "world.bank"
         with MemoryEngine.open(place, loaded, **settings) as engine:
             engine.add(world.documents)
-            engine.ask(asked[0])  # loads the routing keys
             alone, _ = _one_by_one(engine, asked)
             _, latencies = _one_by_one(engine, asked)
             searching = in_turns({text: partial(engine.search, text) for text in asked}, loaded.device, 1)
