@@ -43,7 +43,11 @@ class Quote:
             starts += [at + place for place, begins in enumerate(read.begins) if begins]
             self._ends.update(at + place for place, ends in enumerate(read.ends) if ends)
             self._letters += read.letters + _BORDER
-        self._follow = self._look_ahead()
+        self._follow: dict[int, list[tuple[str, int]]] = {}
+        """What may follow at the places looked at so far; those that `after` makes share it."""
+        self._dead: set[int] = set()
+        """Places from which no tokens lead to where a quote may end."""
+        self._find_dead()
         self._written = ""
         self._pending: Ids = ()
         self._spaced = False
@@ -89,7 +93,7 @@ class Quote:
             self.text = self._written
         self._places: dict[str, list[int]] = defaultdict(list)
         for place in places:
-            for letters, end in self._follow[place]:
+            for letters, end in self._following(place):
                 self._places[letters].append(end)
         self._open: dict[Ids, str] = {
             ids: letters
@@ -98,19 +102,33 @@ class Quote:
             for ids in spellings.ids.get(letters, ())
         }
 
-    def _look_ahead(self) -> list[list[tuple[str, int]]]:
-        """What tokens can spell next at each place, with the places behind it; dead ends are left out."""
+    def _following(self, place: int) -> list[tuple[str, int]]:
+        """What tokens can spell next at a place, with the places behind it; dead ends are left out."""
+        if place not in self._follow:
+            self._follow[place] = [(piece, end) for piece, end in self._spelt(place) if self._leads_on(end)]
+        return self._follow[place]
+
+    def _leads_on(self, place: int) -> bool:
+        return place in self._ends or place not in self._dead
+
+    def _find_dead(self) -> None:
+        """They lie at letters that are no token, and before such places."""
+        spelt = self._tokens.ids, self._composed.ids
+        strange = {letter for letter in set(self._letters) if not any(letter in ids for ids in spelt)}
+        for place in reversed([at for at, letter in enumerate(self._letters) if letter in strange]):
+            while place >= 0 and place not in self._dead and not self._following(place):
+                self._dead.add(place)
+                place -= 1
+
+    def _spelt(self, place: int) -> Iterator[tuple[str, int]]:
+        """What tokens can spell at a place, shortest first, with the places behind it."""
         letters, tokens, composed = self._letters, self._tokens, self._composed
-        follow: list[list[tuple[str, int]]] = [[] for _ in letters]
-        for place in reversed(range(len(letters))):
-            for end in range(place + 1, len(letters)):
-                piece = letters[place:end]
-                spelt = piece in tokens.ids or piece in composed.ids
-                if spelt and (end in self._ends or follow[end]):
-                    follow[place].append((piece, end))
-                if piece not in tokens.starts and piece not in composed.starts:
-                    break
-        return follow
+        for end in range(place + 1, len(letters)):
+            piece = letters[place:end]
+            if piece in tokens.ids or piece in composed.ids:
+                yield piece, end
+            if piece not in tokens.starts and piece not in composed.starts:
+                break
 
 
 class _Spellings:

@@ -39,16 +39,16 @@ class LayerKeys:
     """(capacity,) float32 on the logits: the gate on the chunks, 0 on tokens. None: no gate."""
     length: int
 
-    def write(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Put tokens behind those kept, which `RequestBatch.keep` makes part of them; (k, v, bias) of all."""
-        end = self.length + len(k_TGD)
+    def room(self, tokens: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(k, v, bias) of those kept and of so many behind them, which are to be written.
+
+        `RequestBatch.keep` makes these part of them.
+        """
+        end = self.length + tokens
         if end > self.k.shape[1]:
-            room = end + ROOM - self.k.shape[1]
-            self.k, self.v = (torch.nn.functional.pad(x, (0, 0, 0, room)) for x in (self.k, self.v))
-            self.bias = None if self.bias is None else torch.nn.functional.pad(self.bias, (0, room))
-        here = slice(self.length, end)
-        self.k[:, here] = k_TGD.transpose(0, 1)
-        self.v[:, here] = v_TGD.transpose(0, 1)
+            more = end + ROOM - self.k.shape[1]
+            self.k, self.v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.k, self.v))
+            self.bias = None if self.bias is None else torch.nn.functional.pad(self.bias, (0, more))
         return self.k[:, :end], self.v[:, :end], None if self.bias is None else self.bias[:end]
 
 
@@ -128,7 +128,7 @@ class RequestBatch:
         ends = list(accumulate(part.tokens for part in parts))
         self.length = filled(ends[-1])
         """N: tokens of the row, the idle ones at its end included."""
-        self._lengths = [*(part.tokens for part in parts), self.length - ends[-1]]
+        self._lengths = [part.tokens for part in parts]
         self._reading = [(part, part.reader) for part in parts if part.reader is not None]
         self._sharing = by_reader([reader for _, reader in self._reading])
         rows = [end - part.tokens + at for end, part in zip(ends, parts, strict=True) for at in part.routes]
@@ -178,12 +178,11 @@ class RequestBatch:
 
         Returns: (N, H, D), or with `last_only` (R, H, D), of each request's last token.
         """
-        *own, idle = zip(*(x.split(self._lengths) for x in (q_NHD, k_NGD, v_NGD)), strict=True)
-        keys = [
-            part.cache.layers[layer_idx].write(k, v) for part, (_, k, v) in zip(self.parts, own, strict=True)
-        ]
-        attended = attend_each([q[-1:] if last_only else q for q, _, _ in own], keys, scale=scale)
-        return attended if last_only else torch.cat([attended, idle[0]])
+        keys = [part.cache.layers[layer_idx].room(part.tokens) for part in self.parts]
+        own = k_NGD, v_NGD, self._lengths
+        if last_only:
+            return attend_each(q_NHD[self.last_rows], [1] * len(keys), keys, scale=scale, own=own)
+        return attend_each(q_NHD, self._lengths, keys, scale=scale, own=own)
 
     def keep(self, layers: range) -> None:
         """Make the tokens of a finished pass through some layers part of what the requests keep."""

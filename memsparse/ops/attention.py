@@ -117,26 +117,39 @@ def causal_attention(
 
 
 def attend_each(
-    queries: Sequence[Tensor], keys: Sequence[tuple[Tensor, Tensor, Tensor | None]], *, scale: float
+    q_NHD: Tensor,
+    tokens: Sequence[int],
+    keys: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    *,
+    scale: float,
+    own: tuple[Tensor, Tensor, Sequence[int]] | None = None,
 ) -> Tensor:
     """`causal_attention` for each of some requests, which share nothing but a model; without gradients.
 
     Args:
-        queries: (T, H, D) of each.
+        q_NHD: of the requests end to end; what lies behind them is idle.
+        tokens: how many of these are whose, 1 or more.
         keys: k and v, (G, S, D), and the bias (S,) or None, of each.
+        own: k and v, (N, G, D), end to end, too, and how many are whose, which are written into the last
+            places of their request's keys first. None: they are there.
 
-    Returns: (N, H, D), the requests end to end.
+    Returns: (N, H, D), 0 where it is idle.
 
     Raises: ShapeError if there are fewer keys than tokens.
     """
-    if not torch.is_grad_enabled() and layers.can_attend(queries[0]):
-        return layers.attend(queries, keys, scale)
-    return torch.cat(
-        [
-            causal_attention(q, k, v, bias_S=bias, scale=scale)
-            for q, (k, v, bias) in zip(queries, keys, strict=True)
-        ]
-    )
+    if not torch.is_grad_enabled() and layers.can_attend(q_NHD):
+        return layers.attend(q_NHD, tokens, keys, scale, own)
+    if own is not None:
+        for place, rows in enumerate(own[:2]):
+            for those, written in zip(rows[: sum(own[2])].split(list(own[2])), keys, strict=True):
+                to = written[place]
+                to[:, to.shape[1] - len(those) :] = those.transpose(0, 1)
+    queries = q_NHD[: sum(tokens)].split(list(tokens))
+    attended = [
+        causal_attention(q, k, v, bias_S=bias, scale=scale)
+        for q, (k, v, bias) in zip(queries, keys, strict=True)
+    ]
+    return torch.cat([*attended, torch.zeros_like(q_NHD[sum(tokens) :])])
 
 
 def _check_memory(

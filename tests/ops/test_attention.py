@@ -202,7 +202,7 @@ def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: i
         for seen, bias in ((6, None), (5, torch.randn(5)), (64, torch.randn(64)))
     ]
     with torch.no_grad():
-        together = attend_each(queries, keys, scale=0.3)
+        together = attend_each(torch.cat(queries), [len(q) for q in queries], keys, scale=0.3)
     alone = [
         causal_attention(q.float(), k.float(), v.float(), bias_S=bias, scale=0.3)
         for q, (k, v, bias) in zip(queries, keys, strict=True)
@@ -211,8 +211,27 @@ def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: i
     torch.testing.assert_close(together.float(), torch.cat(alone), atol=close, rtol=close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_keys_that_come_with_many_requests_are_written(dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    q, own_k, own_v = (torch.randn(8, heads, 32).to(dtype) for heads in (4, 2, 2))
+    keys = [(*torch.randn(2, 2, seen, 32).to(dtype), None) for seen in (6, 4)]
+    wanted = [(k.clone(), v.clone(), None) for k, v, _ in keys]
+    for at, (first, last) in enumerate(((0, 2), (2, 6))):
+        for place, own in enumerate((own_k, own_v)):
+            to = wanted[at][place]
+            to[:, to.shape[1] - (last - first) :] = own[first:last].transpose(0, 1)
+    with torch.no_grad():
+        found = attend_each(q, [2, 4], keys, scale=0.3, own=(own_k, own_v, [2, 4]))
+        assert torch.equal(found, attend_each(q, [2, 4], wanted, scale=0.3))
+    assert not found[6:].any()
+    for (k, v, _), (k_wanted, v_wanted, _) in zip(keys, wanted, strict=True):
+        assert torch.equal(k, k_wanted)
+        assert torch.equal(v, v_wanted)
+
+
 def test_many_requests_without_keys_of_their_own_are_refused() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         q, k = torch.randn(3, 2, 32).to(dtype), torch.randn(1, 2, 32).to(dtype)
         with torch.no_grad(), pytest.raises(ShapeError):
-            attend_each([q], [(k, k, None)], scale=1.0)
+            attend_each(q, [3], [(k, k, None)], scale=1.0)

@@ -14,13 +14,15 @@
 #include "threads.h"
 
 /* One request, as Python lays it out: K and V are (groups, keys, width), with `k_group` and `v_group` bytes from
-   group to group; q, (tokens, heads, width), has `q_token` bytes from token to token, out none between them. The
-   bias on every key, float32, may be missing. */
+   group to group; q, (tokens, heads, width), lies in one piece, as out does. The bias on every key, float32, may be
+   missing. The last `added` keys and values are still to be written: they are own_k and own_v, (added, groups, width)
+   in one piece. */
 struct request {
-    const char *q, *k, *v;
+    const char *q, *own_k, *own_v;
+    char *k, *v;
     const float *bias;
     char *out;
-    int64_t tokens, keys, q_token, k_group, v_group;
+    int64_t tokens, added, keys, k_group, v_group;
 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -72,11 +74,11 @@ TARGET static void lay_values(const char *v, int64_t keys, int64_t width, char *
         }
 }
 
-/* Where row `row` of a group's is in (tokens, heads, width), whose tokens are `token` bytes apart. */
-static inline int64_t place_of(const struct work *work, int64_t group, int64_t row, int64_t token)
+/* Where row `row` of a group's is in (tokens, heads, width). */
+static inline int64_t place_of(const struct work *work, int64_t group, int64_t row)
 {
     const int64_t shared = work->shared;
-    return row / shared * token + (group * shared + row % shared) * work->width * SIZE;
+    return (row / shared * work->groups * shared + group * shared + row % shared) * work->width * SIZE;
 }
 
 /* `used` rows of queries from `begin` on as vectors of 16, 0 where there is none. */
@@ -86,8 +88,7 @@ TARGET static void lay_queries(
     for (int first = 0; first < used; first += LANES, to += LANES * work->width * SIZE) {
         const char *rows[LANES];
         for (int row = 0; row < LANES; row++)
-            rows[row] =
-                first + row < used ? of->q + place_of(work, group, begin + first + row, of->q_token) : NULL;
+            rows[row] = first + row < used ? of->q + place_of(work, group, begin + first + row) : NULL;
         lay_vector(rows, work->width * SIZE, to);
     }
 }
@@ -173,22 +174,30 @@ TARGET static void attend_rows(
             transpose(mixed);
             for (int i = 0; i < LANES && vector * LANES + i < used; i++) {
                 const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_castsi512_ps(mixed[i]));
-                char *to = of->out + column * SIZE +
-                           place_of(work, group, begin + vector * LANES + i,
-                                    work->groups * work->shared * bytes);
+                char *to = of->out + column * SIZE + place_of(work, group, begin + vector * LANES + i);
                 _mm256_storeu_si256((__m256i *)to, (__m256i)rounded);
             }
         }
+}
+
+/* Put the rows of a group, whose tokens are `token` bytes apart, behind those before them. */
+static void append(const char *own, int64_t token, int64_t added, int64_t bytes, char *to)
+{
+    for (int64_t i = 0; i < added; i++)
+        memcpy(to + i * bytes, own + i * token, bytes);
 }
 
 /* All tokens of a request for the query heads that share a group of keys. */
 TARGET static void attend_group(const struct work *work, const struct request *of, int64_t group, struct room *room)
 {
     const int64_t bytes = work->width * SIZE, whole = of->keys / ROWS * ROWS, rows = of->tokens * work->shared;
-    const char *k = of->k + group * of->k_group;
+    const int64_t before = (of->keys - of->added) * bytes, token = work->groups * bytes;
+    char *k = of->k + group * of->k_group, *v = of->v + group * of->v_group;
+    append(of->own_k + group * bytes, token, of->added, bytes, k + before);
+    append(of->own_v + group * bytes, token, of->added, bytes, v + before);
     memset(room->last_keys, 0, ROWS * bytes);
     memcpy(room->last_keys, k + whole * bytes, (of->keys - whole) * bytes);
-    lay_values(of->v + group * of->v_group, of->keys, work->width, room->values);
+    lay_values(v, of->keys, work->width, room->values);
     for (int64_t begin = 0; begin < rows; begin += ROWS)
         attend_rows(work, of, group, begin, (int)smaller(rows - begin, ROWS), room);
 }

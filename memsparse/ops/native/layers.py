@@ -32,58 +32,72 @@ def has_bfloat16() -> bool:
     return has("memsparse_has_bfloat16", False)
 
 
-def can_attend(q_THD: Tensor) -> bool:
+def can_attend(q_NHD: Tensor) -> bool:
     """Whether `attend` takes such queries here."""
-    return q_THD.dtype == torch.bfloat16 and q_THD.is_cpu and not q_THD.shape[2] % _COLUMNS and has_bfloat16()
+    return q_NHD.dtype == torch.bfloat16 and q_NHD.is_cpu and not q_NHD.shape[2] % _COLUMNS and has_bfloat16()
 
 
 def attend(
-    queries: Sequence[Tensor], keys: Sequence[tuple[Tensor, Tensor, Tensor | None]], scale: float
+    q_NHD: Tensor,
+    tokens: Sequence[int],
+    keys: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    scale: float,
+    own: tuple[Tensor, Tensor, Sequence[int]] | None = None,
 ) -> Tensor:
-    """What `ops.attention.causal_attention` returns for each of some requests, end to end: (N, H, D).
+    """What `ops.attention.attend_each` returns; args as there.
 
     A request's outcome does not depend on the others, nor on the number of threads.
 
     Args:
-        queries: (T, H, D) of each, such as `can_attend` takes; H and D lie in one piece.
-        keys: k and v, (G, S, D) of each, S at least T; rows lie in one piece. Bias (S,) float32, or None.
+        q_NHD: such as `can_attend` takes.
+        keys: rows lie in one piece; bias float32.
 
     Raises: ShapeError for others.
     """
-    heads, width = queries[0].shape[1:]
+    heads, width = q_NHD.shape[1:]
     groups = keys[0][0].shape[0]
-    attended = queries[0].new_empty(sum(len(q) for q in queries), heads, width)
-    row, lies = 2 * heads * width, (width, 1)
-    out, requests, work = attended.data_ptr(), [], 0
-    for q, (k, v, bias) in zip(queries, keys, strict=True):
-        tokens, seen = q.shape[0], k.shape[1]
-        q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
+    q = q_NHD.contiguous()
+    attended = torch.empty_like(q)
+    attended[sum(tokens) :].zero_()
+    added = [0] * len(tokens) if own is None else own[2]
+    own_k, own_v = (q, q) if own is None else (each.contiguous() for each in own[:2])
+    fits = can_attend(q) and heads % groups == 0 and sum(tokens) <= len(q)
+    if own is not None:
+        rows = groups, width
+        fits &= own_k.shape == own_v.shape and own_k.shape[1:] == rows and sum(added) <= len(own_k)
+        fits &= all(each.dtype == torch.bfloat16 and each.is_cpu for each in (own_k, own_v))
+    of_token, of_key, lies = 2 * heads * width, 2 * groups * width, (width, 1)
+    at_q, at_out, at_k, at_v = (each.data_ptr() for each in (q, attended, own_k, own_v))
+    requests, work = [], 0
+    for count, more, (k, v, bias) in zip(tokens, added, keys, strict=True):
+        seen, k_strides, v_strides = k.shape[1], k.stride(), v.stride()
         if not (
-            q.shape == (tokens, heads, width)
-            and can_attend(q)
+            fits
             and k.shape == v.shape == (groups, seen, width)
             and k.dtype == v.dtype == torch.bfloat16
             and k.is_cpu
             and v.is_cpu
-            and q_strides[1:] == k_strides[1:] == v_strides[1:] == lies
+            and k_strides[1:] == v_strides[1:] == lies
             and (bias is None or is_readable(bias, torch.float32, (seen,)))
-            and seen >= tokens > 0
-            and heads % groups == 0
+            and seen >= count > 0
+            and seen >= more >= 0
         ):
             raise ShapeError(
-                f"{tuple(q.shape)} {q.dtype} queries for {tuple(k.shape)} keys and {tuple(v.shape)} values; "
-                f"pass (tokens, {heads}, {width}) for ({groups}, as many or more, {width}), bfloat16, on "
-                f"the CPU, rows in one piece of a multiple of {_COLUMNS}"
+                f"{count} tokens of {tuple(q.shape)} {q.dtype} queries, {more} of their own, for "
+                f"{tuple(k.shape)} keys and {tuple(v.shape)} values; pass (tokens, {heads}, {width}) for "
+                f"({groups}, as many or more, {width}), bfloat16, on the CPU, rows in one piece of a "
+                f"multiple of {_COLUMNS}"
             )
         requests += [
-            *(q.data_ptr(), k.data_ptr(), v.data_ptr(), 0 if bias is None else bias.data_ptr(), out),
-            *(tokens, seen, 2 * q_strides[0], 2 * k_strides[0], 2 * v_strides[0]),
+            *(at_q, at_k, at_v, k.data_ptr(), v.data_ptr(), 0 if bias is None else bias.data_ptr(), at_out),
+            *(count, more, seen, 2 * k_strides[0], 2 * v_strides[0]),
         ]
-        out += tokens * row
-        work += tokens * seen * heads * width
+        at_q, at_out = at_q + count * of_token, at_out + count * of_token
+        at_k, at_v = at_k + more * of_key, at_v + more * of_key
+        work += count * seen * heads * width
     problem = loaded().memsparse_attend(
         (ctypes.c_int64 * len(requests))(*requests),
-        len(queries),
+        len(tokens),
         groups,
         heads // groups,
         width,

@@ -82,7 +82,7 @@ def test_requests_attend_as_in_float64(
     torch.manual_seed(tokens + keys)
     q, k, v = normal(tokens, heads, width), normal(groups, keys, width), normal(groups, keys, width)
     bias = 4 * torch.randn(keys) if has_bias else None
-    attended = layers.attend([q], [(k, v, bias)], width**-0.5)
+    attended = layers.attend(q, [len(q)], [(k, v, bias)], width**-0.5)
     exact = causal_attention(q.double(), k.double(), v.double(), bias_S=bias, scale=width**-0.5)
     torch.testing.assert_close(attended.double(), exact, atol=2.0**-7, rtol=2.0**-7)
 
@@ -96,32 +96,54 @@ def test_requests_attend_alone_as_in_company() -> None:
         queries.append(row[sum(map(len, queries)) :][:tokens])
         room = normal(2, 2, seen + 9, 64)  # longer than what is seen, as a cache is
         keys.append((room[0, :, :seen], room[1, :, :seen], torch.randn(seen) if at % 2 else None))
-    together = layers.attend(queries, keys, 0.125)
+    together = layers.attend(torch.cat(queries), [len(q) for q in queries], keys, 0.125)
     assert together.shape == (98, 4, 64)
     torch.set_num_threads(1)
-    alone = [layers.attend([q], [key], 0.125) for q, key in zip(queries, keys, strict=True)]
+    alone = [layers.attend(q, [len(q)], [key], 0.125) for q, key in zip(queries, keys, strict=True)]
     assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.usefixtures("_bfloat16", "_two_threads")
+def test_keys_that_come_with_the_tokens_are_written_behind_the_others() -> None:
+    torch.manual_seed(4)
+    tokens, seen, added = [1, 60, 1, 30], [40, 60, 300, 64], [1, 60, 7, 0]
+    q, own_k, own_v = normal(100, 4, 64), normal(70, 2, 64), normal(70, 2, 64)
+    rooms = [normal(2, 2, keys + 9, 64) for keys in seen]
+    written = [room.clone() for room in rooms]
+    start = 0
+    for room, keys, more in zip(written, seen, added, strict=True):
+        here = slice(start, start + more)
+        room[:, :, keys - more : keys] = torch.stack([own_k[here], own_v[here]]).transpose(1, 2)
+        start += more
+    keys, wanted = (
+        [(room[0, :, :those], room[1, :, :those], None) for room, those in zip(each, seen, strict=True)]
+        for each in (rooms, written)
+    )
+    found = layers.attend(q, tokens, keys, 0.125, (own_k, own_v, added))
+    assert torch.equal(found, layers.attend(q, tokens, wanted, 0.125))
+    assert all(map(torch.equal, rooms, written))
+    assert not found[92:].any()
 
 
 @pytest.mark.usefixtures("_bfloat16")
 def test_what_lies_behind_the_keys_does_not_matter() -> None:
     torch.manual_seed(3)
     q, k, v = normal(9, 2, 32), normal(1, 64, 32), normal(1, 64, 32)
-    clean = layers.attend([q], [(k[:, :45], v[:, :45], None)], 0.2)
+    clean = layers.attend(q, [len(q)], [(k[:, :45], v[:, :45], None)], 0.2)
     k[:, 45:] = v[:, 45:] = float("nan")
-    assert torch.equal(layers.attend([q], [(k[:, :45], v[:, :45], None)], 0.2), clean)
+    assert torch.equal(layers.attend(q, [len(q)], [(k[:, :45], v[:, :45], None)], 0.2), clean)
 
 
 @pytest.mark.usefixtures("_bfloat16")
 def test_extremes_of_a_softmax() -> None:
     q, v = torch.ones(1, 1, 32).bfloat16(), torch.arange(96.0).bfloat16().view(1, 3, 32)
     k = torch.tensor([-3e38, 0.0, 3e4]).bfloat16()[None, :, None].expand(1, 3, 32).contiguous()
-    assert torch.equal(layers.attend([q], [(k, v, None)], 1.0)[0, 0], v[0, 2])
-    even = layers.attend([q], [(torch.zeros_like(k), v, None)], 1.0)[0, 0]
+    assert torch.equal(layers.attend(q, [len(q)], [(k, v, None)], 1.0)[0, 0], v[0, 2])
+    even = layers.attend(q, [len(q)], [(torch.zeros_like(k), v, None)], 1.0)[0, 0]
     assert torch.equal(even, v[0].float().mean(0).bfloat16())
-    one_hidden = layers.attend([q], [(torch.zeros_like(k), v, torch.tensor([0, -1e4, 0]))], 1.0)[0, 0]
+    one_hidden = layers.attend(q, [len(q)], [(torch.zeros_like(k), v, torch.tensor([0, -1e4, 0]))], 1.0)[0, 0]
     assert torch.equal(one_hidden, v[0, ::2].float().mean(0).bfloat16())
-    assert layers.attend([q], [(torch.full_like(k, float("nan")), v, None)], 1.0).isnan().all()
+    assert layers.attend(q, [len(q)], [(torch.full_like(k, float("nan")), v, None)], 1.0).isnan().all()
 
 
 @pytest.mark.usefixtures("_bfloat16")
@@ -136,11 +158,25 @@ def test_requests_that_do_not_fit_are_refused() -> None:
         (q, (k, v, torch.zeros(7))),
         (q, (k, v, torch.zeros(8, dtype=torch.float64))),
         (q[:0], (k, v, None)),
-        (q.transpose(0, 1).contiguous().transpose(0, 1), (k, v, None)),
+        (q, (k.transpose(1, 2).contiguous().transpose(1, 2), v, None)),
         (normal(3, 4, 40), (normal(2, 8, 40), normal(2, 8, 40), None)),
     ):
         with pytest.raises(ShapeError, match="rows in one piece"):
-            layers.attend([queries], [keys], 1.0)
+            layers.attend(queries, [len(queries)], [keys], 1.0)
+    keys = k, v, None
+    own = normal(3, 2, 32), normal(3, 2, 32)
+    for tokens, added in (
+        ([4], own),
+        ([3], (own[0][:2], own[1][:2])),
+        ([3], (own[0], own[1][:2])),
+        ([3], (own[0], own[1].float())),
+        ([3], (own[0][:, :1], own[1][:, :1])),
+    ):
+        with pytest.raises(ShapeError, match="rows in one piece"):
+            layers.attend(q, tokens, [keys], 1.0, (*added, [3]))
+    for added in ([9], [-1]):
+        with pytest.raises(ShapeError, match="rows in one piece"):
+            layers.attend(q, [3], [keys], 1.0, (normal(9, 2, 32), normal(9, 2, 32), added))
 
 
 @pytest.fixture
