@@ -20,6 +20,7 @@ from memsparse.engine.session import (
     Prefix,
     Session,
     SiftingReader,
+    mean_scores,
     refuse_nan,
     routed_anywhere,
 )
@@ -283,14 +284,17 @@ def _score_routed(needs: Sequence[Need], parts: Sequence[Part]) -> list[Known | 
         routed = [parts[at].routed for at in rows]
         found = [routed_anywhere(layer.kv for layer in own.values()) for own in routed]
         documents_BM = pad_sequence(found, batch_first=True, padding_value=-1)
-        told: list[dict[int, Tensor]] = [{} for _ in rows]
+        scores: dict[int, Tensor] = {}
         for layer_idx in routed[0]:
             queries, mask = side_by_side([own[layer_idx].queries[0] for own in routed])
-            scores_BM = reader.exact_scores(layer_idx, queries, mask, documents_BM).cpu()
-            for own, documents, scores in zip(told, found, scores_BM, strict=True):
-                own[layer_idx] = scores[: len(documents)]
-        for at, documents, scores in zip(rows, found, told, strict=True):
-            known[at] = Known(documents=documents, scores=scores)
+            scores[layer_idx] = reader.exact_scores(layer_idx, queries, mask, documents_BM).cpu()
+        means_BM = mean_scores(list(scores.values()))
+        for row, (at, documents) in enumerate(zip(rows, found, strict=True)):
+            known[at] = Known(
+                documents=documents,
+                scores={layer: scores_BM[row, : len(documents)] for layer, scores_BM in scores.items()},
+                means=means_BM[row, : len(documents)],
+            )
     return known
 
 

@@ -15,6 +15,7 @@ from memsparse.errors import EngineError
 from memsparse.model.requests import KeyValues, RequestCache
 from memsparse.ops.lookup import find_ascending
 from memsparse.ops.routing import top_documents
+from memsparse.ops.selection import count_reaching, lowest, mean_bounds, raise_best, take_best
 from memsparse.types import LayerRouting, MemoryKV, MemoryReader, Sifted
 
 
@@ -60,6 +61,8 @@ class Known:
     """(k,) int64, ascending."""
     scores: dict[int, Tensor]
     """By layer: (k,) float32."""
+    means: Tensor
+    """(k,) float32, over the layers: `mean_scores`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +113,7 @@ class Session:
             raise EngineError(
                 'the memory reader keeps no scores of all documents; use id_decoding="generate"'
             )
-        return _mean(scores)
+        return mean_scores(scores)
 
     def best(self, limit: int, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The documents with the best exact mean score over the memory layers, as `top_documents` gives them.
@@ -145,7 +148,11 @@ class Session:
         """
         if all(kv.is_exact for kv in self.routing.values()):
             return self.scores()[documents]
-        return _mean(self._exact(self.routing, documents))
+        if self.known is not None:
+            places, told = find_ascending(self.known.documents, documents)
+            if len(told) == len(documents):
+                return self.known.means[places]
+        return mean_scores(self._exact(self.routing, documents))
 
     def _bound_all(self) -> None:
         """Have the scores of all documents told, where what was sifted does not decide."""
@@ -253,8 +260,8 @@ def chances(logits: Tensor) -> Tensor:
     return logits.log_softmax(0)
 
 
-def _mean(scores: Sequence[Tensor]) -> Tensor:
-    """Mean over layers, the same for a document whatever others are beside it: added up in float64."""
+def mean_scores(scores: Sequence[Tensor]) -> Tensor:
+    """Mean over layers, float32, the same for a document whatever others are beside it: added up in float64."""
     total = torch.zeros_like(scores[0], dtype=torch.float64)
     for layer in scores:
         total += layer
@@ -279,34 +286,26 @@ def best_of_sifted(
 
     Returns: scores and indices (limit,), as `top_documents`; None where they are not proven.
     """
-    documents = torch.cat([layer.documents.cpu() for layer in layers]).unique()
-    upper = torch.zeros(len(documents), dtype=torch.float64)
-    beyond = 0.0
-    for layer in layers:
-        rest = float(layer.beyond[0])
-        told = torch.searchsorted(documents, layer.documents.cpu())
-        upper += torch.full_like(upper, rest).index_copy_(0, told, layer.upper[0].cpu().double())
-        beyond += rest
-    upper, beyond = upper / len(layers), beyond / len(layers)
-    upper.nan_to_num_(nan=float("-inf"))  # without a score in some layer there is no mean
+    beyond = [float(layer.beyond[0]) for layer in layers]
+    documents, means_U = mean_bounds(
+        [layer.documents.cpu() for layer in layers], [layer.upper[0].cpu() for layer in layers], beyond
+    )
     if without is not None:
-        upper[find_ascending(documents, without)[0]] = float("-inf")
-    upper += 2.0**-22 * upper.abs().nan_to_num(posinf=0.0)  # float32 rounding of exact means
-    scores = torch.full((len(documents),), float("-inf"), dtype=torch.float32)
-    bar, wanted = float("-inf"), min(int((upper > float("-inf")).sum()), max(SHORTLIST // 4, 2 * limit))
-    while wanted:
-        best, these = upper.topk(wanted)
-        these = these[(best >= bar) & (best > float("-inf"))]
-        scores[these] = means(documents[these])
-        upper[these] = float("-inf")
-        bar = float(scores.topk(limit).values[-1]) if len(scores) >= limit else float("-inf")
-        wanted = int(((upper >= bar) & (upper > float("-inf"))).sum())
-    if beyond > float("-inf") and not bar > beyond + 2.0**-22 * abs(beyond):
+        means_U[find_ascending(documents, without)[0]] = float("-inf")
+    unscored, scores = means_U[None], torch.full((1, len(documents)), float("-inf"), device="cpu")
+    best, bar = lowest(1, limit, device=scores.device), torch.full((1,), float("-inf"), device="cpu")
+    wanted = [min(*count_reaching(unscored, bar), max(SHORTLIST // 4, 2 * limit))]
+    while any(wanted):
+        [these] = take_best(unscored, wanted)
+        scores[0, these] = exact = means(documents[these])
+        bar = raise_best(best, exact[None])
+        wanted = count_reaching(unscored, bar)
+    rest = sum(beyond) / len(beyond)
+    if rest > float("-inf") and not float(bar) > rest + 2.0**-22 * abs(rest):
         return None
-    best, index = top_documents(scores[None], limit)
-    found = index[0] >= 0
-    index[0, found] = documents[index[0, found]]
-    return best[0], index[0]
+    found, index = top_documents(scores, limit)
+    index[index >= 0] = documents[index[index >= 0]]
+    return found[0], index[0]
 
 
 def _best(

@@ -6,6 +6,7 @@ the order in which they are ready, each with the number of what it replies to. W
 is this one, once it has finished what it is at.
 """
 
+import gc
 import json
 import sys
 import threading
@@ -53,7 +54,9 @@ def _opened(start: Mapping[str, Any]) -> MemoryEngine:
     torch.set_num_threads(start["threads"])
     settings = start["settings"] | {"tiers": TierConfig(**start["settings"]["tiers"])}
     loaded = load_model(**start["model"])
-    return MemoryEngine.open(start["bank"], loaded, read_only=True, config=EngineConfig(**settings))
+    engine = MemoryEngine.open(start["bank"], loaded, read_only=True, config=EngineConfig(**settings))
+    gc.freeze()  # all this stays; to look through it for garbage takes .3 s, in the midst of answers
+    return engine
 
 
 def _answer(line: Connection, engine: MemoryEngine, callers: ThreadPoolExecutor, replies: "_Replies") -> None:

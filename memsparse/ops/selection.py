@@ -17,6 +17,8 @@ from memsparse.ops.native import selection as native
 
 _LARGE = 1e38
 """Stands for infinity where bounds are reckoned with."""
+_MEAN_SLACK = 2.0**-22
+"""Of a mean of bounds, so that it bounds the means of scores in float32."""
 
 
 def check_wanted(k: int) -> None:
@@ -73,6 +75,29 @@ def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) ->
     lower, upper = (each.clamp(-_LARGE, _LARGE) for each in (lower_BN, upper_BN))
     guess_BN = torch.lerp(lower, upper, share).minimum(upper_BN)
     return count_reaching(upper_BN, raise_best(lowest(len(guess_BN), k, device=guess_BN.device), guess_BN))
+
+
+def mean_bounds(
+    documents: Sequence[Tensor], upper: Sequence[Tensor], beyond: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Every document of some lists, and an upper bound of its mean score over all of them.
+
+    Args:
+        documents: (n,) int64 of each list, ascending, none twice.
+        upper: (n,) float32 of each, no score lies above it.
+        beyond: of each, what no other document scores above there; -inf where no other has a score.
+
+    Returns: documents (m,) int64 ascending, and their bounds (m,) float32, which hold for means that are
+        rounded to float32, too; -inf where a document has no score in some list.
+    """
+    if native.can_mean(documents, upper):
+        return native.mean_bounds(documents, upper, beyond)
+    found = torch.cat(list(documents)).unique()
+    total = torch.zeros(len(found), dtype=torch.float64, device=found.device)
+    for own, bounds, rest in zip(documents, upper, beyond, strict=True):
+        total += torch.full_like(total, rest).index_copy_(0, torch.searchsorted(found, own), bounds.double())
+    means = (total / len(documents)).nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return found, (means + _MEAN_SLACK * means.abs().nan_to_num(posinf=0.0)).float()
 
 
 def ascend(numbers: Tensor) -> bool:

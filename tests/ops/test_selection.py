@@ -13,6 +13,7 @@ from memsparse.ops.selection import (
     count_promising,
     count_reaching,
     lowest,
+    mean_bounds,
     raise_best,
     reaching,
     take_best,
@@ -92,6 +93,27 @@ def test_how_many_reach_the_kth_best_guess(
         ]
         bar = sorted(guesses, reverse=True)[k - 1] if len(guesses) >= k else -math.inf
         assert count == sum(most >= bar and most > -math.inf for most in high)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.sampled_from([0, 1, 5, 40]), min_size=1, max_size=5))
+def test_means_of_bounds_are_of_every_document_once(seed: int, sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    documents = [torch.randperm(60, generator=generator)[:size].sort().values for size in sizes]
+    upper = [drawn(seed + at, 1, size, 100)[0][0] for at, size in enumerate(sizes)]
+    beyond = [-math.inf if seed % 3 == at else 7.5 * at for at in range(len(sizes))]
+    found, means = mean_bounds(documents, upper, beyond)
+    assert found.tolist() == sorted({one for own in documents for one in own.tolist()})
+    told = [dict(zip(*map(Tensor.tolist, each), strict=True)) for each in zip(documents, upper, strict=True)]
+    for document, mean in zip(found.tolist(), means.tolist(), strict=True):
+        own = [each.get(document, rest) for each, rest in zip(told, beyond, strict=True)]
+        if -math.inf in own:
+            assert mean == -math.inf
+        elif math.inf in own:
+            assert mean == math.inf
+        else:
+            exact = math.fsum(own) / len(own)
+            assert exact <= mean <= exact + abs(exact) * 2.0**-21
 
 
 @pytest.mark.parametrize("numbers", [[], [3], [1, 1, 2], [-5, 0, 2**40], [2, 1], [1, 2, 3, 2]])

@@ -152,6 +152,7 @@ def library_or_none() -> ctypes.CDLL | None:
     library.memsparse_reaching.argtypes = [pointer, long, long, pointer, pointer, pointer]
     library.memsparse_count_reaching.argtypes = [pointer, long, long, pointer, pointer]
     library.memsparse_count_promising.argtypes = [pointer, pointer, long, long, long, real, pointer]
+    library.memsparse_mean_bounds.argtypes = [long, *[pointer] * 6]
     library.memsparse_ascend.argtypes = [pointer, long]
     library.memsparse_take_best.argtypes = [pointer, long, long, pointer, long, pointer]
     library.memsparse_top.argtypes = [pointer, long, long, long, pointer, pointer]
@@ -159,7 +160,7 @@ def library_or_none() -> ctypes.CDLL | None:
         *(pointer, long, long, pointer, pointer, pointer, long),
         *(long, pointer, pointer, pointer),
     ]
-    library.memsparse_reaching.restype = long
+    library.memsparse_reaching.restype = library.memsparse_mean_bounds.restype = long
     library.memsparse_collapse_queries.restype = library.memsparse_half_widths.restype = None
     library.memsparse_count_reaching.restype = None
     return library

@@ -14,6 +14,7 @@
 
 #define BLOCK 64   /* numbers that are passed over together when the largest of them is too small */
 #define AHEAD 2048 /* numbers: so far ahead they are fetched, many of them from other processors' caches */
+#define MEAN_SLACK 0x1p-22 /* of a mean of bounds, so that it bounds the means of scores in float32 */
 #define LARGE 1e38f /* stands for infinity where bounds are reckoned with */
 
 /* Fetch the block of numbers that comes AHEAD of one. */
@@ -147,6 +148,37 @@ int memsparse_count_promising(
         return NO_MEMORY;
     free(heap);
     return NONE;
+}
+
+/* documents and upper are lists, `counts` of each, documents ascending; beyond, (lists,), bounds what a list does not
+   have. found and means, which have room for all, become every document once and the mean of its bounds. Returns how
+   many there are, or -1 without memory. */
+int64_t memsparse_mean_bounds(
+    int64_t lists, const int64_t *const *documents, const float *const *upper, const int64_t *counts,
+    const double *beyond, int64_t *found, float *means)
+{
+    int64_t *at = calloc(lists + 1, sizeof *at), count = 0;
+    for (int is_left = at != NULL; is_left;) {
+        int64_t next = INT64_MAX;
+        double sum = 0;
+        is_left = 0;
+        for (int64_t i = 0; i < lists; i++)
+            if (at[i] < counts[i]) {
+                next = documents[i][at[i]] < next ? documents[i][at[i]] : next;
+                is_left = 1;
+            }
+        for (int64_t i = 0; i < lists && is_left; i++)
+            sum += at[i] < counts[i] && documents[i][at[i]] == next ? (double)upper[i][at[i]++] : beyond[i];
+        if (is_left) { /* inf and -inf make no number: without a score in a list there is no mean */
+            const double mean = sum == sum ? sum / lists : -INFINITY;
+            found[count] = next;
+            means[count++] = (float)(isinf(mean) ? mean : mean + fabs(mean) * MEAN_SLACK);
+        }
+    }
+    if (at == NULL)
+        return -1;
+    free(at);
+    return count;
 }
 
 /* Whether no number is smaller than the one before it. */

@@ -64,6 +64,36 @@ def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) ->
     return list(counts)
 
 
+def can_mean(documents: Sequence[Tensor], upper: Sequence[Tensor]) -> bool:
+    """Whether `mean_bounds` takes such lists: some, in host memory."""
+    return bool(documents) and takes(*upper) and all(
+        is_readable(own, torch.int64, tuple(bounds.shape))
+        for own, bounds in zip(documents, upper, strict=True)
+    )
+
+
+def mean_bounds(
+    documents: Sequence[Tensor], upper: Sequence[Tensor], beyond: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """As `ops.selection.mean_bounds`."""
+    lists, bounds = len(documents), [each.contiguous() for each in upper]
+    room = sum(map(len, documents))
+    found = torch.empty(room, dtype=torch.int64, device="cpu")
+    means = torch.empty(room, dtype=torch.float32, device="cpu")
+    count = loaded().memsparse_mean_bounds(
+        lists,
+        (ctypes.c_void_p * lists)(*(each.data_ptr() for each in documents)),
+        (ctypes.c_void_p * lists)(*(each.data_ptr() for each in bounds)),
+        (ctypes.c_int64 * lists)(*map(len, documents)),
+        (ctypes.c_double * lists)(*beyond),
+        found.data_ptr(),
+        means.data_ptr(),
+    )
+    if count < 0:
+        raise MemoryError("for the mean of some bounds")
+    return found[:count], means[:count]
+
+
 def can_compare(numbers: Tensor) -> bool:
     """Whether `ascend` takes such numbers: int64 in host memory."""
     return is_built() and is_readable(numbers, torch.int64, tuple(numbers.shape))
