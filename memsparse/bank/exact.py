@@ -8,9 +8,12 @@ from torch import Tensor
 
 from memsparse.bank.places import Places
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
-from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.exact_scores import StoredKeys, score_stored
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.routing import RoutingRule, chunk_scores
+
+HELD = 64
+"""Segments of a view, at most, all of whose keys stay at hand."""
 
 
 class ExactKeys:
@@ -20,6 +23,9 @@ class ExactKeys:
         self._places = places
         self._records = records
         self._files = files
+        self._segments = places.segments.unique()
+        self._held: dict[int, StoredKeys] = {}
+        """By layer, of all segments of the view; empty where they are too many."""
 
     def score(
         self,
@@ -37,12 +43,24 @@ class ExactKeys:
         places, mask = self._places, query_mask.to(routing_q.device)
         wanted = ((documents >= 0) & mask.any(1, keepdim=True).to(documents.device)).cpu()
         rows = documents.cpu()[wanted]
-        ids, of_row = places.segments[rows].unique(return_inverse=True)
-        stored = [self._files.get(self._records[id_]).tensor(layer_idx, "routing_k") for id_ in ids.tolist()]
-        runs = torch.stack([of_row, places.offsets[rows], places.chunks[rows]])
+        keys, block = self._stored(layer_idx, places.segments[rows])
+        runs = torch.stack([block, places.offsets[rows], places.chunks[rows]])
         block, start, count = runs.new_zeros(3, *wanted.shape).masked_scatter_(wanted, runs)
-        scores, chunks = score_stored(routing_q, mask, stored, block, start, count, k=k)
+        scores, chunks = score_stored(routing_q, mask, keys, block, start, count, k=k)
         return scores.to(documents.device), chunks.to(documents.device)
+
+    def _stored(self, layer_idx: int, segments: Tensor) -> tuple[StoredKeys, Tensor]:
+        """Keys that hold those of some segments (n,) by id, and in which block each of the n is."""
+        if len(self._segments) > HELD or not len(segments):
+            ids, block = segments.unique(return_inverse=True)
+            return self._opened(layer_idx, ids), block
+        if layer_idx not in self._held:
+            self._held[layer_idx] = self._opened(layer_idx, self._segments)
+        return self._held[layer_idx], torch.searchsorted(self._segments, segments)
+
+    def _opened(self, layer_idx: int, ids: Tensor) -> StoredKeys:
+        records = [self._records[id_] for id_ in ids.tolist()]
+        return StoredKeys([self._files.get(record).tensor(layer_idx, "routing_k") for record in records])
 
     def keys(self, layer_idx: int, documents: Tensor) -> tuple[Tensor, Tensor]:
         """Stored routing keys (C, W) of documents (M,), ascending by index, and how many are whose (M,)."""

@@ -25,7 +25,7 @@ from memsparse.bank.probing import Probed
 from memsparse.bench.cases import LONGEST, Case
 from memsparse.errors import InputError
 from memsparse.ops.certificate import Sieve, certify, score_promising
-from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.exact_scores import StoredKeys, score_stored
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.quantization import KeyFormat, ScanKeys, quantize_keys
 from memsparse.ops.routing import RoutingRule, collapse_queries, document_scores, top_documents
@@ -146,7 +146,7 @@ def rescore(case: Case, routing_q: Tensor, stored: Tensor, documents: Tensor) ->
     """(B, M) float32 scores of documents (B, M), -1 for none, from the stored keys: a `Rescore`."""
     starts, counts = case.runs[:, documents.cpu()].unbind()
     runs = torch.zeros_like(starts), starts, counts
-    scores, _ = score_stored(routing_q, case.query_mask, [stored], *runs, k=case.top_k)
+    scores, _ = score_stored(routing_q, case.query_mask, StoredKeys([stored]), *runs, k=case.top_k)
     return scores.to(documents.device)
 
 

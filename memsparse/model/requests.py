@@ -154,13 +154,13 @@ class RequestBatch:
         for reader, places in self._sharing:
             kv, seconds = _read(layer_idx, reader, [own[at] for at in places])
             bias_BM = gate_bias(kv)
-            for b, at in enumerate(places):
-                part, queries, seen = self._reading[at][0], own[at], kv.mask[b, 0]
+            for b, (at, chunks) in enumerate(zip(places, kv.mask[:, 0].sum(1).tolist(), strict=True)):
+                part, queries = self._reading[at][0], own[at]
                 part.cache.begin(
                     layer_idx,
-                    [(kv.k[b][:, seen], kv.v[b][:, seen]), self._head[layer_idx]],
+                    [(kv.k[b, :, :chunks], kv.v[b, :, :chunks]), self._head[layer_idx]],
                     tokens=part.tokens,
-                    bias_M=None if bias_BM is None else bias_BM[b][seen],
+                    bias_M=None if bias_BM is None else bias_BM[b, :chunks],
                 )
                 part.routed[layer_idx] = Routed(kv=_row(kv, b), queries=queries[None], seconds=seconds)
 

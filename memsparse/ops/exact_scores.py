@@ -24,11 +24,30 @@ _ROWS = 8192
 """Chunks torch multiplies at a time."""
 
 
+class StoredKeys:
+    """Blocks of keys as they are stored, (C, W) each, all finite; fastest in host memory or mapped files.
+
+    Looked at once: whoever scores with the same blocks again may keep it.
+    """
+
+    def __init__(self, blocks: Sequence[Tensor]) -> None:
+        """Raises: ShapeError for blocks of different widths."""
+        self.blocks = tuple(blocks)
+        self.width = self.blocks[0].shape[-1] if self.blocks else None
+        """None without blocks."""
+        shapes = [tuple(block.shape) for block in self.blocks]
+        if any(len(shape) != 2 or shape[1] != self.width for shape in shapes):
+            raise ShapeError(f"blocks are {shapes}; pass (chunks, width), of one width")
+        self.on_cpu = all(block.device.type == "cpu" for block in self.blocks)
+        self.in_c = scans.StoredBlocks(self.blocks) if self.blocks and scans.can_score(self.blocks) else None
+        """What C reads them by; None where torch scores."""
+
+
 @torch.no_grad()
 def score_stored(
     routing_q: Tensor,
     query_mask: Tensor,
-    blocks: Sequence[Tensor],
+    keys: StoredKeys,
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
@@ -40,7 +59,6 @@ def score_stored(
     Args:
         routing_q: (B, T, W).
         query_mask: (B, T) bool, True on the tokens that route.
-        blocks: stored keys, (C, W) each, all finite; fastest in host memory or mapped files.
         block_BM: (B, M) int64 on the CPU, in which block a document is.
         start_BM, count_BM: likewise, its chunks there; 0 for no document.
         k: documents that are wanted of each request; that saves most of the work where there are many. Others
@@ -56,17 +74,17 @@ def score_stored(
     """
     if k is not None:
         check_wanted(k)
-    _check(routing_q, query_mask, blocks, block_BM, start_BM, count_BM)
+    _check(routing_q, query_mask, keys, block_BM, start_BM, count_BM)
+    blocks = keys.blocks
     if not block_BM.numel() or not blocks:
         _check_runs(blocks, block_BM, start_BM, count_BM)
         return torch.full(block_BM.shape, float("-inf")), torch.full(block_BM.shape, -1)
-    if all(block.device.type == "cpu" for block in blocks):
+    if keys.on_cpu:
         routing_q, query_mask = routing_q.cpu(), query_mask.cpu()
-    exact = routing_q.dtype != torch.float64 and routing_q.device.type == "cpu"
-    if exact and scans.can_score(blocks):
+    if keys.in_c is not None and routing_q.dtype != torch.float64 and routing_q.device.type == "cpu":
         counts = query_mask.sum(1).tolist()
         tokens_RW = routing_tokens(routing_q, query_mask, counts).float()
-        return scans.score_stored(tokens_RW, counts, blocks, block_BM, start_BM, count_BM, k)
+        return scans.score_stored(tokens_RW, counts, keys.in_c, block_BM, start_BM, count_BM, k)
     _check_runs(blocks, block_BM, start_BM, count_BM)
     rows = zip(routing_q, query_mask, block_BM, start_BM, count_BM, strict=True)
     scored_rows = [_score_one(q[mask].double(), blocks, *runs) for q, mask, *runs in rows]
@@ -103,7 +121,7 @@ def _score_one(
 def _check(
     routing_q: Tensor,
     query_mask: Tensor,
-    blocks: Sequence[Tensor],
+    keys: StoredKeys,
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
@@ -120,9 +138,8 @@ def _check(
             raise ShapeError(
                 f"{name} is {tuple(runs.shape)} {runs.dtype}; pass int64 on the CPU, a row for each request"
             )
-    shapes = [tuple(block.shape) for block in blocks]
-    if any(len(shape) != 2 or shape[1] != width for shape in shapes):
-        raise ShapeError(f"blocks are {shapes}; queries are {width} wide")
+    if keys.width not in (None, width):
+        raise ShapeError(f"keys are {keys.width} wide, queries {width}")
 
 
 def _check_runs(blocks: Sequence[Tensor], block_BM: Tensor, start_BM: Tensor, count_BM: Tensor) -> None:

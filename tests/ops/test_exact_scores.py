@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import InputError, ShapeError
-from memsparse.ops.exact_scores import score_stored
+from memsparse.ops.exact_scores import StoredKeys, score_stored
 from memsparse.ops.native import scans
 
 INF = float("inf")
@@ -53,7 +53,7 @@ def test_scores_are_those_of_float64(
     lengths = torch.tensor([30, 1, 200])[block]
     start = (torch.rand(4, 25) * lengths).long()
     count = (torch.rand(4, 25) * 20).long().minimum(lengths - start)
-    scores, chunks = score_stored(q, mask, blocks, block, start, count)
+    scores, chunks = score_stored(q, mask, StoredKeys(blocks), block, start, count)
     wanted, where = slow(q, mask, blocks, [block, start, count])
     torch.testing.assert_close(scores, wanted, rtol=2.0**-23, atol=1e-14)
     assert torch.equal(chunks, where)
@@ -71,7 +71,7 @@ def one_by_one(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]
     places = torch.arange(max(int(count.max()), 1))
     there = (places < count).long()
     each = [run.expand(there.shape).flatten(1) for run in (block, start + places, there)]
-    of_chunk = score_stored(q, mask, blocks, *each)[0].view(there.shape)
+    of_chunk = score_stored(q, mask, StoredKeys(blocks), *each)[0].view(there.shape)
     scores = of_chunk.amax(2)
     first = (of_chunk == scores[:, :, None]).int().argmax(2)
     return scores, first.masked_fill(scores == -INF, -1)
@@ -80,7 +80,7 @@ def one_by_one(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor]
 def check_the_best(q: Tensor, mask: Tensor, blocks: list[Tensor], runs: list[Tensor], k: int | None) -> None:
     """The k best are exact, others no less than they are, and less than the k-th best."""
     every, of_every = one_by_one(q, mask, blocks, runs)
-    scores, chunks = score_stored(q, mask, blocks, *runs, k=k)
+    scores, chunks = score_stored(q, mask, StoredKeys(blocks), *runs, k=k)
     for b, row in enumerate(every.tolist()):
         bar = -INF if k is None else sorted(row, reverse=True)[min(k, len(row)) - 1]
         for m, wanted in enumerate(row):
@@ -139,7 +139,7 @@ def test_the_first_of_chunks_that_are_equal_when_rounded() -> None:
     runs = side_by_side(20, 4)
     for tokens in (1, 20):
         mask = torch.ones(1, tokens, dtype=torch.bool)
-        scores, chunks = score_stored(torch.ones(1, tokens, 2), mask, [keys], *runs)
+        scores, chunks = score_stored(torch.ones(1, tokens, 2), mask, StoredKeys([keys]), *runs)
         assert scores.tolist() == [[1.0] * 20]
         assert chunks.tolist() == [[0] * 20]
 
@@ -148,7 +148,7 @@ def test_the_first_of_chunks_that_are_equal_when_rounded() -> None:
 def test_keys_without_columns() -> None:
     runs = side_by_side(50, 4)
     for keys in (torch.ones(200, 0), torch.ones(200, 0).bfloat16()):
-        scores, _ = score_stored(torch.ones(1, 2, 0), torch.ones(1, 2).bool(), [keys], *runs, k=3)
+        scores, _ = score_stored(torch.ones(1, 2, 0), torch.ones(1, 2).bool(), StoredKeys([keys]), *runs, k=3)
         assert scores.tolist() == [[0.0] * 50]
 
 
@@ -174,8 +174,8 @@ def test_few_are_multiplied_exactly_where_few_are_wanted(
     keys, q = torch.randn(1000, 64).to(dtype), torch.randn(1, 20, 64)
     runs = side_by_side(200, 5)
     mask = torch.ones(1, 20, dtype=torch.bool)
-    every, _ = score_stored(q, mask, [keys], *runs)
-    scores, chunks = score_stored(q, mask, [keys], *runs, k=4)
+    every, _ = score_stored(q, mask, StoredKeys([keys]), *runs)
+    scores, chunks = score_stored(q, mask, StoredKeys([keys]), *runs, k=4)
     left = chunks < 0
     assert 4 <= int((~left).sum()) < 40
     assert bool((scores[left] > every[left]).all())
@@ -187,7 +187,7 @@ def test_sums_that_cancel_are_exact() -> None:
     """In float32 the small one is lost."""
     keys, q = torch.tensor([[1e8, 1.0, -1e8] * 5]), torch.ones(1, 1, 15)
     one = torch.ones(1, 1).long()
-    scores, _ = score_stored(q, torch.ones(1, 1, dtype=torch.bool), [keys], one - 1, one - 1, one)
+    scores, _ = score_stored(q, torch.ones(1, 1, dtype=torch.bool), StoredKeys([keys]), one - 1, one - 1, one)
     assert float(scores) == 5
 
 
@@ -196,12 +196,12 @@ def test_nothing_depends_on_what_else_is_scored() -> None:
     q, mask, keys = torch.randn(2, 20, 130), torch.ones(2, 20, dtype=torch.bool), torch.randn(50, 130)
     mask[1, 7:] = False
     start, count = torch.arange(12).view(2, 6) * 3, torch.tensor([[1, 9, 8, 14, 0, 7], [3, 3, 3, 1, 1, 1]])
-    together = score_stored(q, mask, [keys], torch.zeros_like(start), start, count)
+    together = score_stored(q, mask, StoredKeys([keys]), torch.zeros_like(start), start, count)
     for b in range(2):
         for m in range(6):
             one = slice(b, b + 1), slice(m, m + 1)
             runs = torch.zeros_like(start)[one], start[one], count[one]
-            alone = score_stored(q[b : b + 1], mask[b : b + 1], [keys], *runs)
+            alone = score_stored(q[b : b + 1], mask[b : b + 1], StoredKeys([keys]), *runs)
             assert torch.equal(alone[0], together[0][one])
             assert torch.equal(alone[1], together[1][one])
 
@@ -213,7 +213,9 @@ def test_runs_may_be_laid_out_in_any_way() -> None:
     runs = torch.zeros_like(start), start, count
     across = [each.T.contiguous().T for each in runs]
     for found, wanted in zip(
-        score_stored(q, mask, [keys], *across), score_stored(q, mask, [keys], *runs), strict=True
+        score_stored(q, mask, StoredKeys([keys]), *across),
+        score_stored(q, mask, StoredKeys([keys]), *runs),
+        strict=True,
     ):
         assert torch.equal(found, wanted)
 
@@ -223,7 +225,12 @@ def test_the_first_of_equal_chunks() -> None:
     keys = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
     one = torch.tensor([[0]])
     scores, chunks = score_stored(
-        torch.tensor([[[1.0, 0.0]]]), torch.tensor([[True]]), [keys], one, one, torch.tensor([[4]])
+        torch.tensor([[[1.0, 0.0]]]),
+        torch.tensor([[True]]),
+        StoredKeys([keys]),
+        one,
+        one,
+        torch.tensor([[4]]),
     )
     assert (float(scores), int(chunks)) == (1.0, 1)
 
@@ -233,7 +240,7 @@ def test_the_first_of_equal_chunks() -> None:
 def test_a_token_that_is_no_number_is_not_passed_over(bad: float) -> None:
     q, mask, zero = torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 1).long()
     q[1, 2, 3] = bad
-    scores, _ = score_stored(q, mask, [torch.ones(5, 4)], zero, zero, torch.full((2, 1), 5))
+    scores, _ = score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), zero, zero, torch.full((2, 1), 5))
     assert float(scores[0]) == 4
     assert scores[1].isnan().all()
 
@@ -242,12 +249,15 @@ def test_a_token_that_is_no_number_is_not_passed_over(bad: float) -> None:
 def test_nothing_to_score() -> None:
     q, mask = torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
     none = torch.zeros(2, 0).long()
-    assert score_stored(q, mask, [], none, none, none)[0].shape == (2, 0)
+    assert score_stored(q, mask, StoredKeys([]), none, none, none)[0].shape == (2, 0)
     absent = torch.zeros(2, 5).long()
-    scores, chunks = score_stored(q, mask, [], absent, absent, absent)
+    scores, chunks = score_stored(q, mask, StoredKeys([]), absent, absent, absent)
     assert scores.tolist() == [[-INF] * 5] * 2
     assert chunks.tolist() == [[-1] * 5] * 2
-    assert score_stored(q, mask, [torch.ones(3, 4)], absent, absent, absent)[1].tolist() == [[-1] * 5] * 2
+    assert (
+        score_stored(q, mask, StoredKeys([torch.ones(3, 4)]), absent, absent, absent)[1].tolist()
+        == [[-1] * 5] * 2
+    )
 
 
 def test_keys_that_do_not_lie_together_are_scored_by_torch() -> None:
@@ -256,8 +266,8 @@ def test_keys_that_do_not_lie_together_are_scored_by_torch() -> None:
     assert not scans.can_score([torch.zeros(2, 4).half()])
     q, zero = torch.randn(1, 2, 4), torch.zeros(1, 1).long()
     mask, six = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[6]])
-    found, _ = score_stored(q, mask, [wide[:, :4]], zero, zero, six)
-    wanted, _ = score_stored(q, mask, [wide[:, :4].contiguous()], zero, zero, six)
+    found, _ = score_stored(q, mask, StoredKeys([wide[:, :4]]), zero, zero, six)
+    wanted, _ = score_stored(q, mask, StoredKeys([wide[:, :4].contiguous()]), zero, zero, six)
     torch.testing.assert_close(found, wanted)
 
 
@@ -273,23 +283,23 @@ def test_runs_outside_their_block_are_refused(block: int, start: int, count: int
     q, mask = torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
     runs = [torch.tensor([[number]]) for number in (block, start, count)]
     with pytest.raises(ShapeError, match="does not lie in its block"):
-        score_stored(q, mask, [torch.ones(5, 4)], *runs)
+        score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), *runs)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     q, mask, zero = torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1).long()
     for k in (0, -2):
         with pytest.raises(InputError, match=f"k is {k}"):
-            score_stored(q, mask, [torch.ones(5, 4)], zero, zero, zero, k=k)
-    with pytest.raises(ShapeError, match="queries are 4 wide"):
-        score_stored(q, mask, [torch.ones(5, 3)], zero, zero, zero)
+            score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), zero, zero, zero, k=k)
+    with pytest.raises(ShapeError, match="keys are 3 wide, queries 4"):
+        score_stored(q, mask, StoredKeys([torch.ones(5, 3)]), zero, zero, zero)
     with pytest.raises(ShapeError, match="query_mask"):
-        score_stored(q, mask[:, :0], [torch.ones(5, 4)], zero, zero, zero)
+        score_stored(q, mask[:, :0], StoredKeys([torch.ones(5, 4)]), zero, zero, zero)
     with pytest.raises(ShapeError, match="start is"):
-        score_stored(q, mask, [torch.ones(5, 4)], zero, zero.int(), zero)
+        score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), zero, zero.int(), zero)
     with pytest.raises(ShapeError, match="a row for each request"):
-        score_stored(q, mask, [torch.ones(5, 4)], *(zero.expand(2, 1),) * 3)
+        score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), *(zero.expand(2, 1),) * 3)
     with pytest.raises(ShapeError, match="block is"):
-        score_stored(q, mask, [torch.ones(5, 4)], *(zero[None],) * 3)
+        score_stored(q, mask, StoredKeys([torch.ones(5, 4)]), *(zero[None],) * 3)
     with pytest.raises(ShapeError, match="bool for every token"):
-        score_stored(q, mask.byte(), [torch.ones(5, 4)], zero, zero, zero)
+        score_stored(q, mask.byte(), StoredKeys([torch.ones(5, 4)]), zero, zero, zero)

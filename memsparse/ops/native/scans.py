@@ -82,6 +82,18 @@ def can_score(blocks: Sequence[Tensor]) -> bool:
     )
 
 
+class StoredBlocks:
+    """Keys that `can_score` takes, as C reads them."""
+
+    def __init__(self, blocks: Sequence[Tensor]) -> None:
+        self._blocks = tuple(blocks)  # whose memory it is
+        self.kind = KINDS[blocks[0].dtype]
+        self.width = blocks[0].shape[1]
+        self.count = len(blocks)
+        self.at = (ctypes.c_void_p * self.count)(*(block.data_ptr() for block in blocks))
+        self.chunks = (ctypes.c_int64 * self.count)(*(block.shape[0] for block in blocks))
+
+
 def can_collapse(q_BTHD: Tensor) -> bool:
     """Whether `collapse_queries` takes such queries: float32 in host memory, no gradient."""
     return takes(q_BTHD)
@@ -231,7 +243,7 @@ def scan(
 def score_stored(
     tokens_RW: Tensor,
     tokens: Sequence[int],
-    blocks: Sequence[Tensor],
+    blocks: StoredBlocks,
     block_BM: Tensor,
     start_BM: Tensor,
     count_BM: Tensor,
@@ -242,29 +254,29 @@ def score_stored(
     Args:
         tokens_RW: float32, of all requests.
         tokens: how many of them each request has, in order.
-        blocks: those that `can_score` takes, of one width.
         block_BM, start_BM, count_BM: int64 on the CPU, of one shape.
         k: documents wanted of each request; None: all.
 
     Raises: ShapeError for other tokens, or a run that does not lie in its block.
     """
-    given, width = tokens_RW.contiguous(), blocks[0].shape[1]
-    if not is_readable(given, torch.float32, (sum(tokens), width)):
+    given = tokens_RW.contiguous()
+    if not is_readable(given, torch.float32, (sum(tokens), blocks.width)):
         raise ShapeError(
-            f"tokens are {tuple(given.shape)} {given.dtype}; pass {(sum(tokens), width)} float32 on the CPU"
+            f"tokens are {tuple(given.shape)} {given.dtype}; pass {(sum(tokens), blocks.width)} float32 on "
+            "the CPU"
         )
     runs = block_BM.contiguous(), start_BM.contiguous(), count_BM.contiguous()
     scores = torch.empty(count_BM.shape, dtype=torch.float32, device="cpu")
     chunks = torch.empty(count_BM.shape, dtype=torch.int64, device="cpu")
     problem = loaded().memsparse_score_stored(
-        KINDS[blocks[0].dtype],
-        width,
+        blocks.kind,
+        blocks.width,
         given.data_ptr(),
         (ctypes.c_int64 * len(tokens))(*tokens),
         len(tokens),
-        (ctypes.c_void_p * len(blocks))(*(block.data_ptr() for block in blocks)),
-        (ctypes.c_int64 * len(blocks))(*(len(block) for block in blocks)),
-        len(blocks),
+        blocks.at,
+        blocks.chunks,
+        blocks.count,
         *(each.data_ptr() for each in runs),
         count_BM.shape[1],
         k or 0,

@@ -66,9 +66,13 @@ def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) ->
 
 def can_mean(documents: Sequence[Tensor], upper: Sequence[Tensor]) -> bool:
     """Whether `mean_bounds` takes such lists: some, in host memory."""
-    return bool(documents) and takes(*upper) and all(
-        is_readable(own, torch.int64, tuple(bounds.shape))
-        for own, bounds in zip(documents, upper, strict=True)
+    return (
+        bool(documents)
+        and takes(*upper)
+        and all(
+            is_readable(own, torch.int64, tuple(bounds.shape))
+            for own, bounds in zip(documents, upper, strict=True)
+        )
     )
 
 
