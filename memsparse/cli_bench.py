@@ -1,6 +1,5 @@
 """`memsparse bench ...`: speed and memory, beside peers in the same run and the machine's own limits."""
 
-import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -242,9 +241,7 @@ def _loaded(model: str | None, shape: str | None, device: "torch.device") -> "Lo
     if shape is None:
         from memsparse.engine.loading import load_model
 
-        loaded = load_model(model, device=device)
-        gc.freeze()  # as a process that serves does well to: see docs/architecture.md
-        return loaded
+        return load_model(model, device=device)
     from memsparse.bench.latents import random_model
 
     return random_model(named_config(model, shape), device)

@@ -261,7 +261,7 @@ def chances(logits: Tensor) -> Tensor:
 
 
 def mean_scores(scores: Sequence[Tensor]) -> Tensor:
-    """Mean over layers, float32; of a document the same whatever others are beside it: added up in float64."""
+    """Mean over layers, float32; added up in float64, so that no document feels the others."""
     total = torch.zeros_like(scores[0], dtype=torch.float64)
     for layer in scores:
         total += layer

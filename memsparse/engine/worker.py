@@ -10,9 +10,9 @@ import gc
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
@@ -43,7 +43,7 @@ def serve(line: Connection) -> int:
         if isinstance(error, MemSparseError):
             return 1
         raise
-    with engine, ThreadPoolExecutor(engine.config.max_batch) as callers:
+    with engine, no_garbage(), ThreadPoolExecutor(engine.config.max_batch) as callers:
         replies.add({"number": number})
         _answer(line, engine, callers, replies)
         callers.shutdown(cancel_futures=True)
@@ -54,9 +54,21 @@ def _opened(start: Mapping[str, Any]) -> MemoryEngine:
     torch.set_num_threads(start["threads"])
     settings = start["settings"] | {"tiers": TierConfig(**start["settings"]["tiers"])}
     loaded = load_model(**start["model"])
-    engine = MemoryEngine.open(start["bank"], loaded, read_only=True, config=EngineConfig(**settings))
-    gc.freeze()  # all this stays; to look through it for garbage takes .3 s, in the midst of answers
-    return engine
+    return MemoryEngine.open(start["bank"], loaded, read_only=True, config=EngineConfig(**settings))
+
+
+@contextmanager
+def no_garbage() -> Iterator[None]:
+    """Have Python's collector pass over whatever there is now: half a million objects of a model and its
+    libraries, through which it goes every now and then in the midst of answers, for a third of a second.
+
+    For processes that do nothing but answer: until the end nothing of all that is ever freed as garbage.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _answer(line: Connection, engine: MemoryEngine, callers: ThreadPoolExecutor, replies: "_Replies") -> None:

@@ -154,13 +154,13 @@ class RequestBatch:
         for reader, places in self._sharing:
             kv, seconds = _read(layer_idx, reader, [own[at] for at in places])
             bias_BM = gate_bias(kv)
-            for b, (at, chunks) in enumerate(zip(places, kv.mask[:, 0].sum(1).tolist(), strict=True)):
+            for b, (at, seen) in enumerate(zip(places, _seen(kv.mask[:, 0]), strict=True)):
                 part, queries = self._reading[at][0], own[at]
                 part.cache.begin(
                     layer_idx,
-                    [(kv.k[b, :, :chunks], kv.v[b, :, :chunks]), self._head[layer_idx]],
+                    [(kv.k[b][:, seen], kv.v[b][:, seen]), self._head[layer_idx]],
                     tokens=part.tokens,
-                    bias_M=None if bias_BM is None else bias_BM[b, :chunks],
+                    bias_M=None if bias_BM is None else bias_BM[b][seen],
                 )
                 part.routed[layer_idx] = Routed(kv=_row(kv, b), queries=queries[None], seconds=seconds)
 
@@ -225,6 +225,14 @@ def _read(layer_idx: int, reader: MemoryReader, queries: Sequence[Tensor]) -> tu
             f"({len(queries)}, 1, chunks)"
         )
     return kv, perf_counter() - started
+
+
+def _seen(mask_BM: Tensor) -> Sequence[slice | Tensor]:
+    """What each request sees: the first of its slots, as a rule, of which no copy has to be made."""
+    counts = mask_BM.sum(1)
+    if torch.equal(torch.arange(mask_BM.shape[1], device=mask_BM.device) < counts[:, None], mask_BM):
+        return [slice(count) for count in counts.tolist()]
+    return list(mask_BM)
 
 
 def _row(kv: MemoryKV, b: int) -> MemoryKV:

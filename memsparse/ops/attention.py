@@ -140,10 +140,11 @@ def attend_each(
     if not torch.is_grad_enabled() and layers.can_attend(q_NHD):
         return layers.attend(q_NHD, tokens, keys, scale, own)
     if own is not None:
-        for place, rows in enumerate(own[:2]):
-            for those, written in zip(rows[: sum(own[2])].split(list(own[2])), keys, strict=True):
-                to = written[place]
-                to[:, to.shape[1] - len(those) :] = those.transpose(0, 1)
+        own_k, own_v, added = own
+        parts = (rows[: sum(added)].split(list(added)) for rows in (own_k, own_v))
+        for (k, v, _), k_own, v_own in zip(keys, *parts, strict=True):
+            before = k.shape[1] - len(k_own)
+            k[:, before:], v[:, before:] = k_own.transpose(0, 1), v_own.transpose(0, 1)
     queries = q_NHD[: sum(tokens)].split(list(tokens))
     attended = [
         causal_attention(q, k, v, bias_S=bias, scale=scale)

@@ -1,3 +1,4 @@
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from memsparse.engine import worker
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
-from memsparse.engine.worker import serve
+from memsparse.engine.worker import no_garbage, serve
 from tests.engine.builders import documents, save_model, tiny_model
 from tests.engine.test_engine import QUESTIONS
 
@@ -118,3 +119,17 @@ def test_what_nobody_waits_for_is_not_begun(start: dict[str, Any], monkeypatch: 
         assert code.result(60) == 0
     assert sorted(set(begun) - {"What is left?"}) == ["What is 1?", "What is 2?", "What is 3?"]
     assert begun.count("What is left?") <= 2
+
+
+def test_what_a_worker_has_is_left_out_of_collections_until_it_ends(start: dict[str, Any]) -> None:
+    with serving() as (code, line):
+        send(line, start)
+        receive(line)
+        assert gc.get_freeze_count()
+        line.close()
+        assert code.result(60) == 0
+    assert not gc.get_freeze_count()
+    with pytest.raises(ValueError, match="in between"), no_garbage():
+        assert gc.get_freeze_count()
+        raise ValueError("in between")
+    assert not gc.get_freeze_count()

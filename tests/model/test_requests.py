@@ -12,7 +12,7 @@ G, D, W = 2, 4, 8
 
 
 class FakeReader:
-    """Request b of a read gets b + 1 chunks, every value its layer, padded on the right."""
+    """Request b of a read gets b + 1 chunks out of two padded slots each, every value its layer."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Tensor, Tensor]] = []
@@ -22,7 +22,7 @@ class FakeReader:
         batch = len(routing_q)
         mask = torch.zeros(batch, 1, 2 * batch, dtype=torch.bool)
         for b in range(batch):
-            mask[b, 0, : b + 1] = True
+            mask[b, 0, : 2 * b + 1 : 2] = True
         chunks = torch.full((batch, G, 2 * batch, D), torch.nan)
         chunks = torch.where(mask[:, :, :, None], float(layer_idx), chunks)
         number = torch.arange(batch)[:, None]
