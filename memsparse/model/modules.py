@@ -6,7 +6,6 @@ same is torch's.
 
 from math import prod
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
@@ -19,7 +18,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch
         """(..., in) -> (..., out)."""
-        if self.bias is not None or _is_torchs(input) or not layers.can_apply(self.weight, input):
+        if self.bias is not None or layers.are_torchs(input) or not layers.can_apply(self.weight, input):
             return super().forward(input)
         *rows, width = input.shape
         tokens_NK = input.reshape(prod(rows), width)
@@ -31,7 +30,7 @@ class RMSNorm(Qwen3RMSNorm):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        if _is_torchs(hidden_states) or not layers.can_change(hidden_states, self.weight):
+        if layers.are_torchs(hidden_states) or not layers.can_change(hidden_states, self.weight):
             return super().forward(hidden_states)
         return layers.rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
@@ -39,7 +38,8 @@ class RMSNorm(Qwen3RMSNorm):
 def rotate(q_BTHD: Tensor, k_BTGD: Tensor, cosines_BTD: Tensor, sines_BTD: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys turned to their positions."""
     given = q_BTHD, k_BTGD, cosines_BTD, sines_BTD
-    if _is_torchs(*given) or not layers.can_change(*given) or cosines_BTD.shape[:2] != q_BTHD.shape[:2]:
+    are_alike = cosines_BTD.shape[:2] == q_BTHD.shape[:2]
+    if layers.are_torchs(*given) or not layers.can_change(*given) or not are_alike:
         return apply_rotary_pos_emb(*given, unsqueeze_dim=2)  # type: ignore[no-any-return]
     turned = cosines_BTD, sines_BTD
     return layers.rotate(q_BTHD, *turned), layers.rotate(k_BTGD, *turned)
@@ -47,15 +47,6 @@ def rotate(q_BTHD: Tensor, k_BTGD: Tensor, cosines_BTD: Tensor, sines_BTD: Tenso
 
 def silu_gate(rows: Tensor, passed: Tensor) -> Tensor:
     """silu(rows) * passed, of one shape."""
-    if _is_torchs(rows, passed) or not layers.can_change(rows, passed):
+    if layers.are_torchs(rows, passed) or not layers.can_change(rows, passed):
         return silu(rows) * passed
     return layers.gate(rows, passed)
-
-
-def _is_torchs(*given: Tensor) -> bool:
-    """Whether our kernels must not be asked: for gradients, for a compiler, for tensors of other kinds."""
-    return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or any(type(each) is not Tensor for each in given)
-    )

@@ -1,7 +1,7 @@
 """Attention over [memory ; local] (paper Eq. 3 and 4): one softmax over the selected chunks and the context.
 
 `memory_attention` takes padded rows and masks; `causal_attention` one request, whose keys lie side by side;
-`attend_each` many of these, on a CPU with our own kernel.
+`attend_each` many of these. On a CPU, causal attention in bfloat16 is our own kernel's.
 
 B rows, H query heads, G kv heads, T query tokens, S local keys, M memory slots, D head_dim.
 """
@@ -66,9 +66,7 @@ def memory_attention(
     """
     if memory_k_BGMD is None or memory_v_BGMD is None or memory_mask_BTM is None:
         if local_mask_BTS is None and implementation == "sdpa":
-            return scaled_dot_product_attention(
-                q_BHTD, local_k_BGSD, local_v_BGSD, is_causal=True, scale=scale, enable_gqa=True
-            )
+            return _attend_rows(q_BHTD, local_k_BGSD, local_v_BGSD, scale)
         mask = _local_mask(local_mask_BTS, q_BHTD)
         return _attend(q_BHTD, local_k_BGSD, local_v_BGSD, mask, None, scale, implementation)
     _check_memory(q_BHTD, local_k_BGSD, memory_k_BGMD, memory_v_BGMD, memory_mask_BTM)
@@ -137,7 +135,7 @@ def attend_each(
 
     Raises: ShapeError if there are fewer keys than tokens.
     """
-    if not torch.is_grad_enabled() and layers.can_attend(q_NHD):
+    if not layers.are_torchs(q_NHD) and layers.can_attend(q_NHD):
         return layers.attend(q_NHD, tokens, keys, scale, own)
     if own is not None:
         own_k, own_v, added = own
@@ -177,6 +175,19 @@ def _local_mask(mask_BTS: Tensor | None, q_BHTD: Tensor) -> Tensor:
         return mask_BTS
     batch, _, tokens, _ = q_BHTD.shape
     return causal_mask(torch.ones(batch, tokens, dtype=torch.bool, device=q_BHTD.device), tokens)
+
+
+def _attend_rows(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, scale: float) -> Tensor:
+    """Each row by itself, causally: where there is our own kernel, several times as fast as torch's."""
+    q_NHD = q_BHTD.transpose(1, 2).flatten(0, 1)
+    if layers.are_torchs(q_BHTD, k_BGTD, v_BGTD) or not layers.can_attend(q_NHD) or not len(q_NHD):
+        return scaled_dot_product_attention(
+            q_BHTD, k_BGTD, v_BGTD, is_causal=True, scale=scale, enable_gqa=True
+        )
+    batch, heads, tokens, width = q_BHTD.shape
+    keys = [(k, v, None) for k, v in zip(k_BGTD.unbind(), v_BGTD.unbind(), strict=True)]
+    attended = layers.attend(q_NHD, [tokens] * batch, keys, scale)
+    return attended.view(batch, tokens, heads, width).transpose(1, 2)
 
 
 def _attend(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
+from memsparse.ops.native import layers
 from memsparse.ops.positions import chunk_counts
 
 
@@ -33,6 +34,8 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
             f"a document has {int(lengths_B.max())} tokens, its row {length}; pad to the longest"
         )
     windows = int(chunk_counts(torch.tensor(length), chunk_size))
+    if batch and rest and not layers.are_torchs(states_BT) and layers.can_change(states_BT.flatten(2)):
+        return layers.pool(states_BT.flatten(0, 1), *_windows(lengths_B.cpu(), length, chunk_size))
     token = torch.arange(windows * chunk_size, device=states_BT.device)
     real = (token < lengths_B[:, None]).view(batch, windows, chunk_size)
     padding = [0, 0] * len(rest) + [0, windows * chunk_size - length]
@@ -43,6 +46,14 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
     exact = torch.promote_types(states_BT.dtype, torch.float32)
     means = (tiled.sum(2, dtype=exact) / counts).to(states_BT.dtype)
     return means[real[:, :, 0]]
+
+
+def _windows(lengths_B: Tensor, length: int, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """First row and number of rows (C,) of every chunk, where documents take `length` rows each."""
+    chunks = chunk_counts(lengths_B, chunk_size)
+    document = torch.repeat_interleave(chunks)
+    token = (torch.arange(len(document)) - (chunks.cumsum(0) - chunks)[document]) * chunk_size
+    return document * length + token, (lengths_B[document] - token).clamp_max(chunk_size)
 
 
 def document_of_chunk(lengths_B: Tensor, chunk_size: int) -> Tensor:

@@ -211,6 +211,27 @@ def test_each_of_many_requests_attends_as_by_itself(dtype: torch.dtype, width: i
     torch.testing.assert_close(together.float(), torch.cat(alone), atol=close, rtol=close)
 
 
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "groups"), [(1, 1, 2, 2), (3, 33, 4, 2), (2, 100, 3, 1)]
+)
+def test_rows_in_bfloat16_without_gradients_are_those_of_float64(
+    batch: int, tokens: int, heads: int, groups: int
+) -> None:
+    torch.manual_seed(tokens)
+    q, k, v = (
+        torch.randn(batch, tokens, own, 32).bfloat16().transpose(1, 2) for own in (heads, groups, groups)
+    )
+    with torch.no_grad():
+        found = memory_attention(q, k, v, None, scale=0.2)
+        none = memory_attention(q[:0], k[:0], v[:0], None, scale=0.2)
+    exact = reference.memory_attention(
+        q.double(), k.double(), v.double(), causal_mask(torch.ones(batch, tokens), tokens), scale=0.2
+    )
+    assert none.shape == (0, heads, tokens, 32)
+    assert found.shape == q.shape
+    torch.testing.assert_close(found.double(), exact, atol=2.0**-7, rtol=2.0**-7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_keys_that_come_with_many_requests_are_written(dtype: torch.dtype) -> None:
     torch.manual_seed(3)

@@ -50,6 +50,25 @@ def test_nothing_leaks_from_padding(poison: float) -> None:
     assert torch.equal(dirty.grad == 0, padding[..., None].expand_as(dirty))
 
 
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 200])
+@pytest.mark.parametrize("rest", [(64,), (2, 16), (3,), ()])
+def test_without_gradients_bfloat16_is_pooled_as_with(chunk_size: int, rest: tuple[int, ...]) -> None:
+    torch.manual_seed(chunk_size)
+    states = torch.randn(len(RAGGED), max(RAGGED), *rest).bfloat16()
+    padding = (torch.arange(max(RAGGED)) >= torch.tensor(RAGGED)[:, None]).view(
+        *states.shape[:2], *[1] * len(rest)
+    )
+    states = states.masked_fill(padding, float("nan"))
+    wanted = reference.pool_chunks(states.double(), RAGGED, chunk_size)
+    with torch.no_grad():
+        pooled = pool_chunks(states, torch.tensor(RAGGED), chunk_size)
+        assert pooled.dtype == torch.bfloat16
+        torch.testing.assert_close(pooled.double(), wanted, rtol=2.0**-8, atol=2.0**-16)
+        nothing = pool_chunks(states[:0], torch.tensor([], dtype=torch.long), chunk_size)
+        none = pool_chunks(states, torch.zeros(len(RAGGED), dtype=torch.long), chunk_size)
+    assert nothing.shape == none.shape == (0, *rest)
+
+
 def test_a_short_last_window_is_averaged_over_its_true_length() -> None:
     pooled = pool_chunks(torch.tensor([[2.0, 4.0, 9.0, 100.0]]), torch.tensor([3]), 2)
     assert pooled.tolist() == [3.0, 9.0]

@@ -13,8 +13,8 @@
 #include "agreed.h"
 #include "threads.h"
 
-/* One request, as Python lays it out: K and V are (groups, keys, width), with `k_group` and `v_group` bytes from
-   group to group; q, (tokens, heads, width), lies in one piece, as out does. The bias on every key, float32, may be
+/* One request, as Python lays it out: K and V are (groups, keys, width), so many bytes from group to group and from
+   key to key; q, (tokens, heads, width), lies in one piece, as out does. The bias on every key, float32, may be
    missing. The last `added` keys and values are still to be written: they are own_k and own_v, (added, groups, width)
    in one piece. */
 struct request {
@@ -22,7 +22,7 @@ struct request {
     char *k, *v;
     const float *bias;
     char *out;
-    int64_t tokens, added, keys, k_group, v_group;
+    int64_t tokens, added, keys, k_group, k_key, v_group, v_key;
 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)
@@ -41,8 +41,8 @@ static inline int64_t padded(int64_t keys)
     return (keys + ROWS - 1) / ROWS * ROWS;
 }
 
-/* V of a group as (width, padded keys), 0 where there is no key. */
-TARGET static void lay_values(const char *v, int64_t keys, int64_t width, char *to)
+/* V of a group, `apart` bytes from key to key, as (width, padded keys), 0 where there is no key. */
+TARGET static void lay_values(const char *v, int64_t apart, int64_t keys, int64_t width, char *to)
 {
     uint16_t turns[2][COLUMNS];
     for (int i = 0; i < COLUMNS; i++)
@@ -56,10 +56,9 @@ TARGET static void lay_values(const char *v, int64_t keys, int64_t width, char *
 #pragma GCC unroll 16
             for (int pair = 0; pair < LANES; pair++) {
                 const int64_t at = key + 2 * pair;
-                const char *from = v + (at * width + column) * SIZE;
+                const char *from = v + at * apart + column * SIZE;
                 const __m512i one = at < keys ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
-                const __m512i next =
-                    at + 1 < keys ? _mm512_loadu_si512(from + width * SIZE) : _mm512_setzero_si512();
+                const __m512i next = at + 1 < keys ? _mm512_loadu_si512(from + apart) : _mm512_setzero_si512();
                 first[pair] = _mm512_permutex2var_epi16(one, first_half, next);
                 second[pair] = _mm512_permutex2var_epi16(one, second_half, next);
             }
@@ -154,9 +153,11 @@ TARGET static void attend_rows(
         rows.sees[row] = (int32_t)(before + (begin + smaller(row, used - 1)) / work->shared);
     const int64_t keys = rows.last_sees + 1, end = padded(keys), apart = LANES * bytes;
     lay_queries(work, of, group, begin, used, room->lanes);
-    for (int64_t key = 0; key < end; key += ROWS)
-        work->multiply(key + ROWS <= of->keys ? k + key * bytes : room->last_keys, bytes, bytes, room->lanes, apart,
-                       vectors, room->products + key * ROWS);
+    for (int64_t key = 0; key < end; key += ROWS) {
+        const int is_whole = key + ROWS <= of->keys;
+        work->multiply(is_whole ? k + key * of->k_key : room->last_keys, is_whole ? of->k_key : bytes, bytes,
+                       room->lanes, apart, vectors, room->products + key * ROWS);
+    }
     __m512 share[2];
     for (int vector = 0; vector < vectors; vector++)
         share[vector] = _mm512_div_ps(
@@ -180,24 +181,24 @@ TARGET static void attend_rows(
         }
 }
 
-/* Put the rows of a group, whose tokens are `token` bytes apart, behind those before them. */
-static void append(const char *own, int64_t token, int64_t added, int64_t bytes, char *to)
+/* Copy rows of `bytes` from and to where they lie so far apart. */
+static void copy_rows(const char *rows, int64_t apart, int64_t count, int64_t bytes, char *to, int64_t to_apart)
 {
-    for (int64_t i = 0; i < added; i++)
-        memcpy(to + i * bytes, own + i * token, bytes);
+    for (int64_t i = 0; i < count; i++)
+        memcpy(to + i * to_apart, rows + i * apart, bytes);
 }
 
 /* All tokens of a request for the query heads that share a group of keys. */
 TARGET static void attend_group(const struct work *work, const struct request *of, int64_t group, struct room *room)
 {
     const int64_t bytes = work->width * SIZE, whole = of->keys / ROWS * ROWS, rows = of->tokens * work->shared;
-    const int64_t before = (of->keys - of->added) * bytes, token = work->groups * bytes;
+    const int64_t before = of->keys - of->added, token = work->groups * bytes;
     char *k = of->k + group * of->k_group, *v = of->v + group * of->v_group;
-    append(of->own_k + group * bytes, token, of->added, bytes, k + before);
-    append(of->own_v + group * bytes, token, of->added, bytes, v + before);
+    copy_rows(of->own_k + group * bytes, token, of->added, bytes, k + before * of->k_key, of->k_key);
+    copy_rows(of->own_v + group * bytes, token, of->added, bytes, v + before * of->v_key, of->v_key);
     memset(room->last_keys, 0, ROWS * bytes);
-    memcpy(room->last_keys, k + whole * bytes, (of->keys - whole) * bytes);
-    lay_values(v, of->keys, work->width, room->values);
+    copy_rows(k + whole * of->k_key, of->k_key, of->keys - whole, bytes, room->last_keys, bytes);
+    lay_values(v, of->v_key, of->keys, work->width, room->values);
     for (int64_t begin = 0; begin < rows; begin += ROWS)
         attend_rows(work, of, group, begin, (int)smaller(rows - begin, ROWS), room);
 }

@@ -1,4 +1,5 @@
-"""Of a model in bfloat16: linear layers, requests that attend to their own keys, changes of every token.
+"""Of a model in bfloat16: linear layers, requests that attend to their own keys, changes of every token, the
+means of chunks.
 
 N tokens, K inputs and O outputs of a layer; T tokens of a request, S keys, H query heads, G kv heads, D
 head_dim.
@@ -50,7 +51,7 @@ def attend(
 
     Args:
         q_NHD: such as `can_attend` takes.
-        keys: rows lie in one piece; bias float32.
+        keys: each row lies in one piece; bias float32.
 
     Raises: ShapeError for others.
     """
@@ -66,7 +67,7 @@ def attend(
         rows = groups, width
         fits &= own_k.shape == own_v.shape and own_k.shape[1:] == rows and sum(added) <= len(own_k)
         fits &= all(each.dtype == torch.bfloat16 and each.is_cpu for each in (own_k, own_v))
-    of_token, of_key, lies = 2 * heads * width, 2 * groups * width, (width, 1)
+    of_token, of_key = 2 * heads * width, 2 * groups * width
     at_q, at_out, at_k, at_v = (each.data_ptr() for each in (q, attended, own_k, own_v))
     requests, work = [], 0
     for count, more, (k, v, bias) in zip(tokens, added, keys, strict=True):
@@ -77,7 +78,7 @@ def attend(
             and k.dtype == v.dtype == torch.bfloat16
             and k.is_cpu
             and v.is_cpu
-            and k_strides[1:] == v_strides[1:] == lies
+            and k_strides[2] == v_strides[2] == 1
             and (bias is None or is_readable(bias, torch.float32, (seen,)))
             and seen >= count > 0
             and seen >= more >= 0
@@ -90,7 +91,7 @@ def attend(
             )
         requests += [
             *(at_q, at_k, at_v, k.data_ptr(), v.data_ptr(), 0 if bias is None else bias.data_ptr(), at_out),
-            *(count, more, seen, 2 * k_strides[0], 2 * v_strides[0]),
+            *(count, more, seen, *(2 * stride for stride in (*k_strides[:2], *v_strides[:2]))),
         ]
         at_q, at_out = at_q + count * of_token, at_out + count * of_token
         at_k, at_v = at_k + more * of_key, at_v + more * of_key
@@ -210,6 +211,45 @@ def gate(rows: Tensor, passed: Tensor) -> Tensor:
     if not can_change(rows, passed) or passed.shape != rows.shape:
         raise _unchangeable(rows, passed)
     return _changed(_GATE, rows, passed)
+
+
+def pool(rows: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
+    """Means (C, ...) of `counts` (C,) rows (N, ...) from each of `starts` (C,) on, sums in float32, rounded.
+
+    Args:
+        rows: whose numbers, as one row, `can_change` takes.
+        starts, counts: int64 on the CPU; counts at least 1.
+
+    Raises: ShapeError for others, or for runs that do not lie in the rows.
+    """
+    flat, shape = rows.flatten(1), starts.shape
+    fits = is_readable(starts, torch.int64, shape) and is_readable(counts, torch.int64, shape)
+    if not can_change(flat) or not fits or starts.ndim != 1:
+        raise _unchangeable(rows, starts, counts)
+    inside = (counts > 0) & (starts >= 0) & (starts <= len(flat) - counts)
+    if not bool(inside.all()):
+        raise ShapeError(f"windows do not lie in {len(flat)} rows, or have none")
+    means = flat.new_empty(len(starts), flat.shape[1])
+    problem = loaded().memsparse_pool(
+        flat.data_ptr(),
+        flat.shape[1],
+        starts.data_ptr(),
+        counts.data_ptr(),
+        len(starts),
+        means.data_ptr(),
+        *threads_for(flat.numel(), _CHANGED),
+    )
+    check(problem)
+    return means.view(len(starts), *rows.shape[1:])
+
+
+def are_torchs(*given: Tensor) -> bool:
+    """Whether our kernels must not be asked: for gradients, for a compiler, for tensors of other kinds."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or any(type(each) is not Tensor for each in given)
+    )
 
 
 def _changed(

@@ -127,6 +127,7 @@ def library_or_none() -> ctypes.CDLL | None:
         *(ctypes.c_int, pointer, long, long, long, pointer, pointer, real, pointer),
         *threads[:2],
     ]
+    library.memsparse_pool.argtypes = [pointer, long, pointer, pointer, long, pointer, *threads[:2]]
     library.memsparse_collapse_queries.argtypes = [
         *(pointer, long, long, long, long),
         *(ctypes.c_int, real, pointer),

@@ -1,5 +1,5 @@
-/* What a model does to every token by itself, in bfloat16: norms, rotary positions, gates. Numbers are computed in
-   float32 and rounded where torch rounds them, without a pass over memory for every step. */
+/* What a model does to every token by itself, in bfloat16: norms, rotary positions, gates; and the means of chunks.
+   Numbers are computed in float32 and rounded where torch rounds them, without a pass over memory for every step. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,6 +17,7 @@
 struct work {
     void (*change)(const struct work *work, int64_t begin, int64_t end); /* rows from `begin` to `end` */
     const uint16_t *from, *first, *second;
+    const int64_t *starts, *counts; /* of the rows that a mean is of */
     uint16_t *to;
     int64_t rows, width, heads, part, next;
     float epsilon;
@@ -94,6 +95,22 @@ TARGET static void gate(const struct work *work, int64_t begin, int64_t end)
     }
 }
 
+/* Means of consecutive rows. */
+TARGET static void pool(const struct work *work, int64_t begin, int64_t end)
+{
+    const int64_t width = work->width;
+    for (int64_t chunk = begin; chunk < end; chunk++) {
+        const uint16_t *from = work->from + work->starts[chunk] * width;
+        const __m512 count = _mm512_set1_ps((float)work->counts[chunk]);
+        for (int64_t at = 0; at < width; at += LANES) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t row = 0; row < work->counts[chunk]; row++)
+                sum = _mm512_add_ps(sum, widened(from + row * width + at));
+            store(work->to + chunk * width + at, _mm512_div_ps(sum, count));
+        }
+    }
+}
+
 static void take_parts(void *given)
 {
     struct work *work = given;
@@ -121,7 +138,29 @@ int memsparse_change_tokens(
     return NONE;
 }
 
+/* The means, (chunks, width), of so many rows from each start on; the width is a multiple of 32. Returns 0, or which
+   problem there is. */
+int memsparse_pool(
+    const void *from, int64_t width, const int64_t *starts, const int64_t *counts, int64_t chunks, void *to,
+    at_once *work_at_once, int threads)
+{
+    if (!has_vectors())
+        return NO_SUCH_KERNEL;
+    struct work work = {.change = pool, .from = from, .starts = starts, .counts = counts, .to = to, .rows = chunks,
+                        .width = width, .part = PART / width / 16 + 1};
+    share_among(work_at_once, threads, take_parts, &work);
+    return NONE;
+}
+
 #else
+
+int memsparse_pool(
+    const void *from, int64_t width, const int64_t *starts, const int64_t *counts, int64_t chunks, void *to,
+    at_once *work_at_once, int threads)
+{
+    (void)from, (void)width, (void)starts, (void)counts, (void)chunks, (void)to, (void)work_at_once, (void)threads;
+    return NO_SUCH_KERNEL;
+}
 
 int memsparse_change_tokens(
     int what, const void *from, int64_t rows, int64_t width, int64_t heads, const void *first, const void *second,

@@ -126,6 +126,19 @@ def test_keys_that_come_with_the_tokens_are_written_behind_the_others() -> None:
 
 
 @pytest.mark.usefixtures("_bfloat16")
+def test_keys_may_lie_token_by_token() -> None:
+    torch.manual_seed(5)
+    q, k, v, own = normal(40, 4, 64), normal(50, 2, 64), normal(50, 2, 64), normal(2, 40, 2, 64)
+    across = [(k.transpose(0, 1), v.transpose(0, 1), None)]
+    along = [(k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous(), None)]
+    for added in (None, (*own, [40])):
+        wanted = layers.attend(q, [40], along, 0.2, added)
+        assert torch.equal(layers.attend(q, [40], across, 0.2, added), wanted)
+    assert torch.equal(k[10:], own[0])
+    assert torch.equal(v[10:], own[1])
+
+
+@pytest.mark.usefixtures("_bfloat16")
 def test_what_lies_behind_the_keys_does_not_matter() -> None:
     torch.manual_seed(3)
     q, k, v = normal(9, 2, 32), normal(1, 64, 32), normal(1, 64, 32)
@@ -222,6 +235,24 @@ def test_rotations_are_those_of_torch(tokens: tuple[int, int], heads: int, width
     turned = angles.cos().bfloat16(), angles.sin().bfloat16()
     wanted, _ = apply_rotary_pos_emb(rows, rows, *turned, unsqueeze_dim=2)
     assert torch.equal(layers.rotate(rows, *turned), wanted)
+
+
+@pytest.mark.usefixtures("_kernel", "_two_threads")
+def test_means_are_of_their_rows() -> None:
+    torch.manual_seed(6)
+    rows, starts, counts = normal(3000, 2, 48), torch.tensor([0, 2990, 7, 5]), torch.tensor([3000, 10, 1, 2])
+    found = layers.pool(rows, starts, counts)
+    wanted = [rows[at : at + count].double().mean(0) for at, count in zip(starts, counts, strict=True)]
+    torch.testing.assert_close(found.double(), torch.stack(wanted), rtol=2.0**-8, atol=2.0**-16)
+    assert torch.equal(found[2], rows[7])
+    none = torch.empty(0, dtype=torch.long)
+    assert layers.pool(rows, none, none).shape == (0, 2, 48)
+    for start, count in ((0, 3001), (2990, 11), (-1, 2), (5, 0), (5, -1), (2**62, 1)):
+        with pytest.raises(ShapeError, match="do not lie in 3000 rows"):
+            layers.pool(rows, torch.tensor([start]), torch.tensor([count]))
+    for bad in ((rows.float(), starts, counts), (rows, starts.int(), counts), (rows, starts, counts[:3])):
+        with pytest.raises(ShapeError, match="rows and what changes them"):
+            layers.pool(*bad)
 
 
 @pytest.mark.parametrize("shape", [(1, 32), (2, 3, 96), (700, 512)])
