@@ -23,7 +23,7 @@ from memsparse.errors import InputError, ShapeError
 from memsparse.model.cache import MemSparseCache
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.model.memory import LayerChunks
-from memsparse.model.modules import Linear, RMSNorm, rotate, silu_gate
+from memsparse.model.modules import Linear, RMSNorm, gated_linear, rotate
 from memsparse.model.requests import RequestBatch
 from memsparse.ops.attention import causal_mask, memory_attention
 from memsparse.ops.pooling import pool_chunks
@@ -194,8 +194,11 @@ class MemSparseMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, hidden) -> (B, T, hidden)."""
-        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
-        return self.down_proj(silu_gate(gate, up) if self.is_silu else self.act_fn(gate) * up)  # type: ignore[no-any-return]
+        if self.is_silu:
+            gated = gated_linear(hidden_states, self.gate_proj, self.up_proj)
+        else:
+            gated = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.down_proj(gated)  # type: ignore[no-any-return]
 
 
 class MemSparseDecoderLayer(GradientCheckpointingLayer):

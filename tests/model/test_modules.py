@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memsparse.model.modules import Linear, RMSNorm, rotate, silu_gate
+from memsparse.model.modules import Linear, RMSNorm, gated_linear, rotate, silu_gate
 from memsparse.ops.native import layers
 
 
@@ -14,9 +14,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     given: list[tuple[int, ...]] = []
     multiply = layers.linear
 
-    def spy(tokens: Tensor, weight: Tensor) -> Tensor:
+    def spy(tokens: Tensor, *weights: Tensor) -> Tensor:
         given.append(tuple(tokens.shape))
-        return multiply(tokens, weight)
+        return multiply(tokens, *weights)
 
     monkeypatch.setattr(layers, "linear", spy)
     return given
@@ -114,3 +114,32 @@ def test_torch_changes_what_learns_what_is_compiled_and_what_does_not_fit(
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         changed(torch.bfloat16)
     assert changes == []
+
+
+def test_two_layers_of_which_one_gates_the_other_are_one_product(calls: list[tuple[int, ...]]) -> None:
+    opens, passes, tokens = layer(), layer(), torch.randn(2, 37, 64).bfloat16()
+    passes.weight.data = passes.weight.data.flip(0)
+    with torch.no_grad():
+        found = gated_linear(tokens, opens, passes)
+        assert calls == [(74, 64)]
+        assert torch.equal(found, silu_gate(opens(tokens), passes(tokens)))
+
+
+class Adapted(Linear):
+    """A layer with more to it than its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch
+        return super().forward(input) + 1
+
+
+def test_layers_that_are_more_than_a_product_run_as_they_are() -> None:
+    tokens = torch.randn(5, 64).bfloat16()
+    adapted, hooked, asked = Adapted(64, 96, bias=False).bfloat16(), layer(), layer()
+    hooked.register_forward_hook(lambda module, given, made: made + 1)
+    asked.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+    for other in (adapted, hooked, asked, layer(bias=True)):
+        with torch.no_grad():
+            for pair in ((other, layer()), (layer(), other)):
+                wanted = silu_gate(pair[0](tokens), pair[1](tokens))
+                assert torch.equal(gated_linear(tokens, *pair), wanted)
+    gated_linear(tokens, layer(), layer()).sum().backward()  # what learns is torch's

@@ -34,6 +34,26 @@ TARGET static inline __m512 power_of_two(__m512 exponent)
     return _mm512_maskz_scalef_ps(counts, sum, whole);
 }
 
+TARGET static inline __m512 floats(__m256i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+TARGET static inline __m512 rounded(__m512 values)
+{
+    return floats((__m256i)_mm512_cvtneps_pbh(values));
+}
+
+/* Numbers times their sigmoid (SiLU), rounded, times others: not rounded yet. */
+TARGET static inline __m512 let_through(__m512 open, __m512 passed)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    const __m512 power = power_of_two(_mm512_mul_ps(_mm512_abs_ps(open), _mm512_set1_ps(-LOG2_E)));
+    const __mmask16 below = _mm512_cmp_ps_mask(open, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512 share = _mm512_div_ps(_mm512_mask_mov_ps(one, below, power), _mm512_add_ps(one, power));
+    return _mm512_mul_ps(rounded(_mm512_mul_ps(open, share)), passed);
+}
+
 static inline int has_vectors(void)
 {
     __builtin_cpu_init();

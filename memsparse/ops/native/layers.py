@@ -128,7 +128,7 @@ def can_apply(weight_OK: Tensor, tokens: Tensor) -> bool:
     )
 
 
-def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
+def linear(tokens_NK: Tensor, weight_OK: Tensor, passed_OK: Tensor | None = None) -> Tensor:
     """Tokens times the weights of a linear layer: (N, O) bfloat16, rounded from sums of float32.
 
     A token's outcome depends neither on the other tokens nor on the number of threads.
@@ -136,13 +136,17 @@ def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
     Args:
         tokens_NK: such as `can_apply` takes.
         weight_OK: the same.
+        passed_OK: the same, of what the others gate: the outcome is `gate` of both products, each of which is
+            rounded. None: that of one product.
 
     Raises: ShapeError for others.
     """
-    if not can_apply(weight_OK, tokens_NK):
+    weights = [weight_OK] if passed_OK is None else [weight_OK, passed_OK]
+    if not all(can_apply(each, tokens_NK) and each.shape == weight_OK.shape for each in weights):
         raise ShapeError(
-            f"tokens are {tuple(tokens_NK.shape)} {tokens_NK.dtype}, weights {tuple(weight_OK.shape)} "
-            f"{weight_OK.dtype}; pass bfloat16 on the CPU, of one width, and multiples of {_COLUMNS}"
+            f"tokens are {tuple(tokens_NK.shape)} {tokens_NK.dtype}, weights "
+            f"{[tuple(each.shape) for each in weights]} {weight_OK.dtype}; pass bfloat16 on the CPU, of one "
+            f"width, and multiples of {_COLUMNS}"
         )
     (tokens, width), outputs = tokens_NK.shape, len(weight_OK)
     given = tokens_NK.contiguous()
@@ -151,11 +155,12 @@ def linear(tokens_NK: Tensor, weight_OK: Tensor) -> Tensor:
         given.data_ptr(),
         tokens,
         weight_OK.data_ptr(),
+        None if passed_OK is None else passed_OK.data_ptr(),
         outputs,
         2 * width,
         out.data_ptr(),
         has_tiles(torch.bfloat16),
-        *threads_for(tokens * outputs * width, _MULTIPLIED),
+        *threads_for(len(weights) * tokens * outputs * width, _MULTIPLIED),
     )
     check(problem)
     return out

@@ -116,7 +116,7 @@ def library_or_none() -> ctypes.CDLL | None:
     library.memsparse_can_multiply.argtypes = [ctypes.c_int]
     library.memsparse_has_bfloat16.argtypes = [ctypes.c_int]
     library.memsparse_linear.argtypes = [
-        *(pointer, long, pointer, long, long, pointer, ctypes.c_int),
+        *(pointer, long, pointer, pointer, long, long, pointer, ctypes.c_int),
         *threads[:2],
     ]
     library.memsparse_attend.argtypes = [

@@ -23,11 +23,6 @@ struct work {
     float epsilon;
 };
 
-TARGET static inline __m512 floats(__m256i bits)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
 TARGET static inline __m512 widened(const uint16_t *from)
 {
     return floats(_mm256_loadu_si256((const __m256i *)from));
@@ -36,11 +31,6 @@ TARGET static inline __m512 widened(const uint16_t *from)
 TARGET static inline void store(uint16_t *to, __m512 values)
 {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
-}
-
-TARGET static inline __m512 rounded(__m512 values)
-{
-    return floats((__m256i)_mm512_cvtneps_pbh(values));
 }
 
 /* Rows divided by the root of their mean square, times weights. */
@@ -82,17 +72,11 @@ TARGET static void rotate(const struct work *work, int64_t begin, int64_t end)
     }
 }
 
-/* Rows times the sigmoid of their own numbers (SiLU), times other rows. */
+/* Rows times the sigmoid of their own numbers, times other rows. */
 TARGET static void gate(const struct work *work, int64_t begin, int64_t end)
 {
-    const __m512 one = _mm512_set1_ps(1), zero = _mm512_setzero_ps();
-    for (int64_t at = begin * work->width; at < end * work->width; at += LANES) {
-        const __m512 open = widened(work->from + at);
-        const __m512 power = power_of_two(_mm512_mul_ps(_mm512_abs_ps(open), _mm512_set1_ps(-LOG2_E)));
-        const __mmask16 below = _mm512_cmp_ps_mask(open, zero, _CMP_LT_OQ);
-        const __m512 share = _mm512_div_ps(_mm512_mask_mov_ps(one, below, power), _mm512_add_ps(one, power));
-        store(work->to + at, _mm512_mul_ps(rounded(_mm512_mul_ps(open, share)), widened(work->first + at)));
-    }
+    for (int64_t at = begin * work->width; at < end * work->width; at += LANES)
+        store(work->to + at, let_through(widened(work->from + at), widened(work->first + at)));
 }
 
 /* Means of consecutive rows. */

@@ -39,6 +39,15 @@ def test_a_linear_layer_makes_the_same_of_a_token_in_any_company(outputs: int, w
     assert torch.equal(layers.linear(apart[:, :width], weight), all_of_them)
 
 
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 31, 32, 33, 70])
+@pytest.mark.usefixtures("_bfloat16")
+def test_a_product_that_another_gates_is_that_of_both(count: int) -> None:
+    torch.manual_seed(count)
+    tokens, weight, passed = 4 * normal(count, 96), normal(64, 96), normal(64, 96)
+    found = layers.linear(tokens, weight, passed)
+    assert torch.equal(found, layers.gate(layers.linear(tokens, weight), layers.linear(tokens, passed)))
+
+
 @pytest.mark.usefixtures("_bfloat16", "_two_threads")
 def test_threads_share_a_linear_layer() -> None:
     tokens, weight = normal(3000, 512), normal(256, 512)
@@ -61,6 +70,9 @@ def test_a_linear_layer_that_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(ShapeError, match="of one width, and multiples of 32"):
             layers.linear(bad_tokens, bad_weight)
+    for passed in (normal(64, 64), weight.float(), normal(32, 32)):
+        with pytest.raises(ShapeError, match="of one width, and multiples of 32"):
+            layers.linear(tokens, weight, passed)
 
 
 @pytest.mark.parametrize("has_bias", [False, True], ids=["free", "biased"])
