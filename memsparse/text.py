@@ -346,7 +346,9 @@ _BORDERS = (
 def _split(
     text: str, start: int, end: int, count: Callable[[str], int], limit: int, level: int
 ) -> list[tuple[int, int]]:
-    if level == len(_BORDERS) or count(text[start:end]) <= limit:
+    if count(text[start:end]) <= limit:
+        return [(start, end)]
+    if level == len(_BORDERS):
         return _cut(text, start, end, count, limit)
     ends = [match.end() for match in _BORDERS[level].finditer(text, start, end)]
     cuts = sorted({start, end, *ends})

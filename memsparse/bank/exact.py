@@ -8,6 +8,7 @@ from torch import Tensor
 
 from memsparse.bank.places import Places
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.errors import BankCorruptError
 from memsparse.ops.exact_scores import StoredKeys, score_stored
 from memsparse.ops.lookup import rows_of
 from memsparse.ops.routing import RoutingRule, chunk_scores
@@ -52,11 +53,17 @@ class ExactKeys:
     def _stored(self, layer_idx: int, segments: Tensor) -> tuple[StoredKeys, Tensor]:
         """Keys that hold those of some segments (n,) by id, and in which block each of the n is."""
         if len(self._segments) > HELD or not len(segments):
-            ids, block = segments.unique(return_inverse=True)
-            return self._opened(layer_idx, ids), block
-        if layer_idx not in self._held:
-            self._held[layer_idx] = self._opened(layer_idx, self._segments)
+            return self._some(layer_idx, segments)
+        try:
+            if layer_idx not in self._held:
+                self._held[layer_idx] = self._opened(layer_idx, self._segments)
+        except BankCorruptError:  # of a segment that may not be asked for
+            return self._some(layer_idx, segments)
         return self._held[layer_idx], torch.searchsorted(self._segments, segments)
+
+    def _some(self, layer_idx: int, segments: Tensor) -> tuple[StoredKeys, Tensor]:
+        ids, block = segments.unique(return_inverse=True)
+        return self._opened(layer_idx, ids), block
 
     def _opened(self, layer_idx: int, ids: Tensor) -> StoredKeys:
         records = [self._records[id_] for id_ in ids.tolist()]

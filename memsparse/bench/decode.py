@@ -15,7 +15,6 @@ from memsparse.bank import Bank
 from memsparse.bench.timing import in_turns, percentiles, process_peak, surroundings
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.worker import no_garbage
 from memsparse.engine.workers import check_workers
 from memsparse.errors import ConfigError, EngineError
 from memsparse.machine import SECONDS, measure_machine
@@ -69,7 +68,7 @@ def measure_decode(
     asked = [question.text for question in world.questions][:questions]
     with TemporaryDirectory(prefix="memsparse-") as folder:
         place = Path(folder) / "world.bank"
-        with MemoryEngine.open(place, loaded, **settings) as engine, no_garbage():
+        with MemoryEngine.open(place, loaded, **settings) as engine:
             engine.add(world.documents)
             alone, _ = _one_by_one(engine, asked)
             _, latencies = _one_by_one(engine, asked)

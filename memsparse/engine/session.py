@@ -286,9 +286,10 @@ def best_of_sifted(
 
     Returns: scores and indices (limit,), as `top_documents`; None where they are not proven.
     """
-    beyond = [float(layer.beyond[0]) for layer in layers]
-    documents, means_U = mean_bounds(
-        [layer.documents.cpu() for layer in layers], [layer.upper[0].cpu() for layer in layers], beyond
+    documents, means_U, rest = mean_bounds(
+        [layer.documents.cpu() for layer in layers],
+        [layer.upper[0].cpu() for layer in layers],
+        [float(layer.beyond[0]) for layer in layers],
     )
     if without is not None:
         means_U[find_ascending(documents, without)[0]] = float("-inf")
@@ -300,8 +301,7 @@ def best_of_sifted(
         scores[0, these] = exact = means(documents[these])
         bar = raise_best(best, exact[None])
         wanted = count_reaching(unscored, bar)
-    rest = sum(beyond) / len(beyond)
-    if rest > float("-inf") and not float(bar) > rest + 2.0**-22 * abs(rest):
+    if rest > float("-inf") and not float(bar) > rest:
         return None
     found, index = top_documents(scores, limit)
     index[index >= 0] = documents[index[index >= 0]]

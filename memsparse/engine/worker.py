@@ -62,8 +62,9 @@ def no_garbage() -> Iterator[None]:
     """Have Python's collector pass over whatever there is now: half a million objects of a model and its
     libraries, through which it goes every now and then in the midst of answers, for a third of a second.
 
-    For processes that do nothing but answer: until the end nothing of all that is ever freed as garbage.
+    For a process that does nothing but answer, once: at the end it is over for all that was frozen.
     """
+    gc.collect()
     gc.freeze()
     try:
         yield

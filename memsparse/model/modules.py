@@ -5,9 +5,11 @@ same is torch's.
 """
 
 from math import prod
+from typing import TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.nn.modules import module
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
 
 from memsparse.ops.native import layers
@@ -54,21 +56,23 @@ def silu_gate(rows: Tensor, passed: Tensor) -> Tensor:
 
 def gated_linear(tokens: Tensor, opens: nn.Module, passes: nn.Module) -> Tensor:
     """`silu_gate` of what two layers of one shape make of tokens: (..., in) -> (..., out)."""
-    if layers.are_torchs(tokens) or not all(_is_ours_alone(each, tokens) for each in (opens, passes)):
+    if layers.are_torchs(tokens) or not (_is_ours_alone(opens, tokens) and _is_ours_alone(passes, tokens)):
         return silu_gate(opens(tokens), passes(tokens))
-    assert isinstance(opens, Linear)
-    assert isinstance(passes, Linear)
     *rows, width = tokens.shape
     gated = layers.linear(tokens.reshape(prod(rows), width), opens.weight, passes.weight)
     return gated.view(*rows, opens.out_features)
 
 
-def _is_ours_alone(layer: nn.Module, tokens: Tensor) -> bool:
+def _is_ours_alone(layer: nn.Module, tokens: Tensor) -> TypeGuard[Linear]:
     """Whether a layer is nothing but a product that our own kernel computes: no adapter, no hook."""
+    hooks = (
+        *(layer._forward_hooks, layer._forward_pre_hooks),
+        *(module._global_forward_hooks, module._global_forward_pre_hooks),
+    )
     return (
         type(layer) is Linear
         and layer.bias is None
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
+        and "forward" not in vars(layer)
+        and not any(hooks)
         and layers.can_apply(layer.weight, tokens)
     )

@@ -17,6 +17,8 @@ from memsparse.errors import ShapeError
 from memsparse.ops.native import layers
 
 Implementation = Literal["sdpa", "eager"]
+_FASTER = 4
+"""Times as fast as torch's attention our own is on one thread, at least."""
 
 
 def causal_mask(key_mask_BS: Tensor, query_length: int) -> Tensor:
@@ -178,15 +180,25 @@ def _local_mask(mask_BTS: Tensor | None, q_BHTD: Tensor) -> Tensor:
 
 
 def _attend_rows(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, scale: float) -> Tensor:
-    """Each row by itself, causally: where there is our own kernel, several times as fast as torch's."""
-    q_NHD = q_BHTD.transpose(1, 2).flatten(0, 1)
-    if layers.are_torchs(q_BHTD, k_BGTD, v_BGTD) or not layers.can_attend(q_NHD) or not len(q_NHD):
+    """Each row by itself, causally: `causal_attention` of as many keys as tokens.
+
+    Our own kernel is several times as fast as torch's, but has no more threads than rows times kv heads.
+    """
+    batch, heads, tokens, width = q_BHTD.shape
+    groups = k_BGTD.shape[1]
+    ours = (
+        not layers.are_torchs(q_BHTD, k_BGTD, v_BGTD)
+        and layers.can_attend(q_BHTD)
+        and k_BGTD.shape == v_BGTD.shape == (batch, groups, tokens, width)
+        and k_BGTD.stride(3) == v_BGTD.stride(3) == 1
+        and torch.get_num_threads() <= _FASTER * batch * groups
+    )
+    if not ours or not q_BHTD.numel():
         return scaled_dot_product_attention(
             q_BHTD, k_BGTD, v_BGTD, is_causal=True, scale=scale, enable_gqa=True
         )
-    batch, heads, tokens, width = q_BHTD.shape
     keys = [(k, v, None) for k, v in zip(k_BGTD.unbind(), v_BGTD.unbind(), strict=True)]
-    attended = layers.attend(q_NHD, [tokens] * batch, keys, scale)
+    attended = layers.attend(q_BHTD.transpose(1, 2).flatten(0, 1), [tokens] * batch, keys, scale)
     return attended.view(batch, tokens, heads, width).transpose(1, 2)
 
 

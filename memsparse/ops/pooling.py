@@ -34,8 +34,10 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
             f"a document has {int(lengths_B.max())} tokens, its row {length}; pad to the longest"
         )
     windows = int(chunk_counts(torch.tensor(length), chunk_size))
-    if batch and rest and not layers.are_torchs(states_BT) and layers.can_change(states_BT.flatten(2)):
-        return layers.pool(states_BT.flatten(0, 1), *_windows(lengths_B.cpu(), length, chunk_size))
+    if batch and rest and not layers.are_torchs(states_BT):
+        rows = states_BT.flatten(0, 1)
+        if layers.can_change(rows.flatten(1)):
+            return layers.pool(rows, *_windows(lengths_B.cpu(), length, chunk_size))
     token = torch.arange(windows * chunk_size, device=states_BT.device)
     real = (token < lengths_B[:, None]).view(batch, windows, chunk_size)
     padding = [0, 0] * len(rest) + [0, windows * chunk_size - length]

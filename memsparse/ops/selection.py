@@ -7,6 +7,7 @@ or by whoever ranks (`routing.top_documents`).
 B requests, N documents, k wanted.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -79,7 +80,7 @@ def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) ->
 
 def mean_bounds(
     documents: Sequence[Tensor], upper: Sequence[Tensor], beyond: Sequence[float]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, float]:
     """Every document of some lists, and an upper bound of its mean score over all of them.
 
     Args:
@@ -87,17 +88,20 @@ def mean_bounds(
         upper: (n,) float32 of each, no score lies above it.
         beyond: of each, what no other document scores above there; -inf where no other has a score.
 
-    Returns: documents (m,) int64 ascending, and their bounds (m,) float32, which hold for means that are
-        rounded to float32, too; -inf where a document has no score in some list.
+    Returns: documents (m,) int64 ascending, their bounds (m,) float32, and that of all others: they hold for
+        means that are rounded to float32, too; -inf where there is no score in some list.
     """
+    rest = sum(beyond) / len(beyond)
+    rest += _MEAN_SLACK * abs(rest) if math.isfinite(rest) else 0.0
     if native.can_mean(documents, upper):
-        return native.mean_bounds(documents, upper, beyond)
+        return *native.mean_bounds(documents, upper, beyond), rest
     found = torch.cat(list(documents)).unique()
     total = torch.zeros(len(found), dtype=torch.float64, device=found.device)
-    for own, bounds, rest in zip(documents, upper, beyond, strict=True):
-        total += torch.full_like(total, rest).index_copy_(0, torch.searchsorted(found, own), bounds.double())
+    for own, bounds, others in zip(documents, upper, beyond, strict=True):
+        places = torch.searchsorted(found, own)
+        total += torch.full_like(total, others).index_copy_(0, places, bounds.double())
     means = (total / len(documents)).nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    return found, (means + _MEAN_SLACK * means.abs().nan_to_num(posinf=0.0)).float()
+    return found, (means + _MEAN_SLACK * means.abs().nan_to_num(posinf=0.0)).float(), rest
 
 
 def ascend(numbers: Tensor) -> bool:

@@ -9,6 +9,7 @@ import torch
 from memsparse.bank import Bank
 from memsparse.bank.exact import ExactKeys
 from memsparse.bank.places import Places
+from memsparse.errors import BankCorruptError
 from memsparse.ops.routing import RoutingRule
 from tests.bank.builders import FINGERPRINT, add, queries
 
@@ -48,6 +49,28 @@ def test_scores_and_chunks_in_any_order(bank: Bank) -> None:
             of_chunk = (keys.double() @ routing_q[b, mask[b]].double().T).amax(1).float()
             assert scores[b, column] == of_chunk.max()
             assert chunks[b, column] == of_chunk.argmax()
+
+
+def test_of_many_segments_only_those_asked_for_are_opened(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routing_q, mask = queries(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    documents = torch.tensor([[0, 2, 1], [4, -1, 0]])
+    wanted = keys_of(bank).score(1, routing_q, mask, documents)
+    monkeypatch.setattr("memsparse.bank.exact.HELD", 1)
+    assert all(map(torch.equal, keys_of(bank).score(1, routing_q, mask, documents), wanted))
+    assert [len(keys_of(bank)._stored(1, torch.tensor([1]))[0].blocks) for _ in range(2)] == [1, 1]
+
+
+def test_a_lost_segment_is_missed_only_by_those_who_ask_for_it(bank: Bank) -> None:
+    routing_q, mask = queries(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    wanted = keys_of(bank).score(1, routing_q, mask, torch.tensor([[0, 2]]))
+    bank._files.close()
+    (bank._files.folder / bank._catalog.segments()[1].file).unlink()
+    exact = keys_of(bank)
+    assert all(map(torch.equal, exact.score(1, routing_q, mask, torch.tensor([[0, 2]])), wanted))
+    with pytest.raises(BankCorruptError, match="it is missing"):
+        exact.score(1, routing_q, mask, torch.tensor([[0, 4]]))
 
 
 def test_what_is_not_asked_for_is_not_read(bank: Bank) -> None:

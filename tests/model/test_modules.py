@@ -137,9 +137,21 @@ def test_layers_that_are_more_than_a_product_run_as_they_are() -> None:
     adapted, hooked, asked = Adapted(64, 96, bias=False).bfloat16(), layer(), layer()
     hooked.register_forward_hook(lambda module, given, made: made + 1)
     asked.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
-    for other in (adapted, hooked, asked, layer(bias=True)):
+    wrapped = layer()
+    wrapped.forward = lambda given: Linear.forward(wrapped, given) + 1  # type: ignore[method-assign]
+    for other in (adapted, hooked, asked, wrapped, layer(bias=True)):
         with torch.no_grad():
             for pair in ((other, layer()), (layer(), other)):
                 wanted = silu_gate(pair[0](tokens), pair[1](tokens))
                 assert torch.equal(gated_linear(tokens, *pair), wanted)
     gated_linear(tokens, layer(), layer()).sum().backward()  # what learns is torch's
+
+
+def test_hooks_of_all_modules_are_asked() -> None:
+    seen: list[nn.Module] = []
+    opens, passes = layer(), layer()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, made: seen.append(module))
+    with torch.no_grad():
+        gated_linear(torch.randn(5, 64).bfloat16(), opens, passes)
+    hook.remove()
+    assert seen == [opens, passes]

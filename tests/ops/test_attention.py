@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen3.modeling_qwen3 import repeat_kv
 
 from memsparse.errors import ShapeError
@@ -230,6 +231,17 @@ def test_rows_in_bfloat16_without_gradients_are_those_of_float64(
     assert none.shape == (0, heads, tokens, 32)
     assert found.shape == q.shape
     torch.testing.assert_close(found.double(), exact, atol=2.0**-7, rtol=2.0**-7)
+
+
+def test_keys_that_are_no_rows_of_their_tokens_are_torchs() -> None:
+    torch.manual_seed(8)
+    q, k = torch.randn(2, 4, 5, 32).bfloat16(), torch.randn(2, 2, 9, 32).bfloat16()
+    few, across = k[:, :, :5], k[:, :, :5].transpose(2, 3).contiguous().transpose(2, 3)
+    with torch.no_grad():
+        for keys, values in ((k, k), (few, few[..., :20]), (across, few), (few, across)):
+            wanted = scaled_dot_product_attention(q, keys, values, is_causal=True, scale=0.2, enable_gqa=True)
+            found = memory_attention(q, keys, values, None, scale=0.2)
+            torch.testing.assert_close(found, wanted, atol=2.0**-6, rtol=2.0**-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

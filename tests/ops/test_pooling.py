@@ -66,7 +66,9 @@ def test_without_gradients_bfloat16_is_pooled_as_with(chunk_size: int, rest: tup
         torch.testing.assert_close(pooled.double(), wanted, rtol=2.0**-8, atol=2.0**-16)
         nothing = pool_chunks(states[:0], torch.tensor([], dtype=torch.long), chunk_size)
         none = pool_chunks(states, torch.zeros(len(RAGGED), dtype=torch.long), chunk_size)
+        flat = pool_chunks(states.new_zeros(2, 5, 3, 0), torch.tensor([5, 3]), 5)
     assert nothing.shape == none.shape == (0, *rest)
+    assert flat.shape == (2, 3, 0)
 
 
 def test_a_short_last_window_is_averaged_over_its_true_length() -> None:

@@ -102,7 +102,7 @@ def test_means_of_bounds_are_of_every_document_once(seed: int, sizes: list[int])
     documents = [torch.randperm(60, generator=generator)[:size].sort().values for size in sizes]
     upper = [drawn(seed + at, 1, size, 100)[0][0] for at, size in enumerate(sizes)]
     beyond = [-math.inf if seed % 3 == at else 7.5 * at for at in range(len(sizes))]
-    found, means = mean_bounds(documents, upper, beyond)
+    found, means, rest = mean_bounds(documents, upper, beyond)
     assert found.tolist() == sorted({one for own in documents for one in own.tolist()})
     told = [dict(zip(*map(Tensor.tolist, each), strict=True)) for each in zip(documents, upper, strict=True)]
     for document, mean in zip(found.tolist(), means.tolist(), strict=True):
@@ -114,6 +114,8 @@ def test_means_of_bounds_are_of_every_document_once(seed: int, sizes: list[int])
         else:
             exact = math.fsum(own) / len(own)
             assert exact <= mean <= exact + abs(exact) * 2.0**-21
+    exact = math.fsum(beyond) / len(beyond)
+    assert rest == exact == -math.inf or exact <= rest <= exact + abs(exact) * 2.0**-21
 
 
 @pytest.mark.parametrize("numbers", [[], [3], [1, 1, 2], [-5, 0, 2**40], [2, 1], [1, 2, 3, 2]])

@@ -24,7 +24,7 @@
 /* Raised with every change of what Python calls, and with VERSION in library.py: an old library is not used. */
 int memsparse_version(void)
 {
-    return 17;
+    return 18;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MEMSPARSE_PORTABLE)

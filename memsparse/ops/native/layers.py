@@ -33,9 +33,14 @@ def has_bfloat16() -> bool:
     return has("memsparse_has_bfloat16", False)
 
 
-def can_attend(q_NHD: Tensor) -> bool:
-    """Whether `attend` takes such queries here."""
-    return q_NHD.dtype == torch.bfloat16 and q_NHD.is_cpu and not q_NHD.shape[2] % _COLUMNS and has_bfloat16()
+def can_attend(queries: Tensor) -> bool:
+    """Whether `attend` takes such queries (..., D) here."""
+    return (
+        queries.dtype == torch.bfloat16
+        and queries.is_cpu
+        and not queries.shape[-1] % _COLUMNS
+        and has_bfloat16()
+    )
 
 
 def attend(
@@ -235,6 +240,8 @@ def pool(rows: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
     if not bool(inside.all()):
         raise ShapeError(f"windows do not lie in {len(flat)} rows, or have none")
     means = flat.new_empty(len(starts), flat.shape[1])
+    if not means.numel():
+        return means.view(len(starts), *rows.shape[1:])
     problem = loaded().memsparse_pool(
         flat.data_ptr(),
         flat.shape[1],

@@ -12,7 +12,7 @@ from torch import Tensor
 from memsparse.errors import InputError, ShapeError
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
-VERSION = 17
+VERSION = 18
 """Of the library's functions; one of another version is not used."""
 KINDS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 """What C calls keys of a dtype that meet tokens of the same."""

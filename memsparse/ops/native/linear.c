@@ -100,11 +100,12 @@ static void take_parts(void *given)
     const int64_t blocks = work->outputs / ROWS, bytes = work->bytes;
     const int64_t panel = (PANEL / bytes / ROWS + 1) * ROWS, panels = (work->count + panel - 1) / panel;
     const int is_few = work->count < ROWS;
-    char *lanes = aligned_alloc(LINE, 2 * (ROWS * bytes + ROWS * ROWS * sizeof(float)));
+    const int products = work->passed == NULL ? 1 : 2;
+    char *lanes = aligned_alloc(LINE, products * (ROWS * bytes + ROWS * ROWS * sizeof(float)));
     if (lanes == NULL)
         return;
-    char *next = lanes + ROWS * bytes;
-    float *sums = (float *)(next + ROWS * bytes);
+    char *next = lanes + ROWS * bytes; /* of weights that others gate */
+    float *sums = (float *)(lanes + products * ROWS * bytes);
     if (work->by_tiles)
         begin_tiles();
     for (int64_t first = 0; is_few && first < work->count; first += LANES)
