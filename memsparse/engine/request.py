@@ -64,6 +64,8 @@ class Request:
         self._by_router = (config.id_decoding or model.id_decoding) == "router"
         self._passages = passages
         self._body = body
+        self._known: dict[int, Passage] = {}
+        """Passages that were looked up, by number; `_read` has those the model read."""
         self._read: dict[int, Passage] = {}
         # Phases are bounded here, where the numbers and the answer each have their own allowance.
         self._machine = Interleave(
@@ -280,7 +282,7 @@ class Request:
         if not len(candidates):
             return best, index
         numbers = self._reader.numbers[candidates].tolist()
-        passages = self._passages(numbers)
+        passages = self._find(numbers)
         texts = [self._body(passages[number]) for number in numbers]
         scores = session.means(candidates) + self._config.overlap * torch.tensor(
             word_overlap(self._question, texts)
@@ -317,8 +319,14 @@ class Request:
             return self._prompts.marker_id
         return sample(session.logits, self._config, allowed, self._generator)
 
+    def _find(self, numbers: Sequence[int]) -> dict[int, Passage]:
+        """Passages by number, each looked up once; those the question may not read are absent."""
+        if others := [number for number in numbers if number not in self._known]:
+            self._known.update(self._passages(others))
+        return {number: self._known[number] for number in numbers if number in self._known}
+
     def _look_up(self, numbers: Sequence[int]) -> dict[int, str]:
-        found = self._passages(numbers)
+        found = self._find(numbers)
         self._read.update(found)
         return {number: self._body(passage) for number, passage in found.items()}
 

@@ -179,7 +179,7 @@ class Session:
             chosen, scores = kv.documents[0].cpu(), kv.scores[0].cpu()
             chunks = () if kv.chunks is None else tuple(kv.chunks[0].cpu()[chosen >= 0].tolist())
             certified = None if kv.certified is None else bool(kv.certified[0])
-            guesses = kv.errors is not None and bool(kv.errors[0].isinf().any())
+            guesses = limit is not None and kv.errors is not None and bool(kv.errors[0].isinf().any())
             if limit is not None and guesses and limit <= len(chosen):
                 chosen, scores, chunks = chosen[:limit], scores[:limit], chunks[:limit]
             elif limit is not None:

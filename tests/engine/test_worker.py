@@ -129,6 +129,9 @@ def test_what_a_worker_has_is_left_out_of_collections_until_it_ends(start: dict[
         line.close()
         assert code.result(60) == 0
     assert not gc.get_freeze_count()
+    before = gc.get_threshold()
     with no_garbage():
         assert gc.get_freeze_count()
+        assert gc.get_threshold() > before
+    assert gc.get_threshold() == before
     assert not gc.get_freeze_count()
