@@ -24,7 +24,6 @@ class ExactKeys:
         self._places = places
         self._records = records
         self._files = files
-        self._segments = places.segments.unique()
         self._held: dict[int, StoredKeys] = {}
         """By layer, of all segments of the view; empty where they are too many."""
 
@@ -52,14 +51,15 @@ class ExactKeys:
 
     def _stored(self, layer_idx: int, segments: Tensor) -> tuple[StoredKeys, Tensor]:
         """Keys that hold those of some segments (n,) by id, and in which block each of the n is."""
-        if len(self._segments) > HELD or not len(segments):
+        every = self._places.segment_ids
+        if len(every) > HELD or not len(segments):
             return self._some(layer_idx, segments)
         try:
             if layer_idx not in self._held:
-                self._held[layer_idx] = self._opened(layer_idx, self._segments)
+                self._held[layer_idx] = self._opened(layer_idx, every)
         except BankCorruptError:  # of a segment that may not be asked for
             return self._some(layer_idx, segments)
-        return self._held[layer_idx], torch.searchsorted(self._segments, segments)
+        return self._held[layer_idx], torch.searchsorted(every, segments)
 
     def _some(self, layer_idx: int, segments: Tensor) -> tuple[StoredKeys, Tensor]:
         ids, block = segments.unique(return_inverse=True)

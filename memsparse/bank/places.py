@@ -5,6 +5,7 @@ N documents, C chunks of a block.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -133,6 +134,12 @@ class Places:
         """(N,) int64, their first chunks within the segments."""
         self.chunks: Tensor = chunks
         """(N,) int64."""
+
+    @cached_property
+    def segment_ids(self) -> Tensor:
+        """Those of `segments`, each once, ascending."""
+        ids: Tensor = self.segments.unique()
+        return ids
 
     def __len__(self) -> int:
         """N, the documents."""

@@ -32,7 +32,7 @@ class Scanning:
         """Lay out the view; nothing is read yet."""
         self._places = places
         self._tiers = tiers
-        self._seen = [records[id_] for id_ in places.segments.unique().tolist()]
+        self._seen = [records[id_] for id_ in places.segment_ids.tolist()]
         self._spans: dict[KeyTier, tuple[int, list[Span]]] = {}
         """By tier: how many merges it had seen before they were laid, and the spans."""
         self._mutex = threading.Lock()

@@ -64,9 +64,8 @@ class Request:
         self._by_router = (config.id_decoding or model.id_decoding) == "router"
         self._passages = passages
         self._body = body
-        self._known: dict[int, Passage] = {}
-        """Passages that were looked up, by number; `_read` has those the model read."""
-        self._read: dict[int, Passage] = {}
+        self._found: dict[int, Passage] = {}
+        """Passages that were looked up, by number, those the model read among them."""
         # Phases are bounded here, where the numbers and the answer each have their own allowance.
         self._machine = Interleave(
             prompts,
@@ -211,7 +210,7 @@ class Request:
         if refuses:
             self._write(refuses)
             return True
-        texts = [self._body(self._read[number]) for number in self._machine.cited]
+        texts = [self._body(self._found[number]) for number in self._machine.cited]
         quote = self._quote = Quote(self._prompts, texts, vocab_size=self._model.vocab_size)
         if self._config.temperature or not self._config.quote_passes:
             return False
@@ -321,14 +320,12 @@ class Request:
 
     def _find(self, numbers: Sequence[int]) -> dict[int, Passage]:
         """Passages by number, each looked up once; those the question may not read are absent."""
-        if others := [number for number in numbers if number not in self._known]:
-            self._known.update(self._passages(others))
-        return {number: self._known[number] for number in numbers if number in self._known}
+        if others := [number for number in numbers if number not in self._found]:
+            self._found.update(self._passages(others))
+        return {number: self._found[number] for number in numbers if number in self._found}
 
     def _look_up(self, numbers: Sequence[int]) -> dict[int, str]:
-        found = self._find(numbers)
-        self._read.update(found)
-        return {number: self._body(passage) for number, passage in found.items()}
+        return {number: self._body(passage) for number, passage in self._find(numbers).items()}
 
     def _safe_to_tell(self) -> str:
         """The start of the answer that will stand whatever follows."""
@@ -341,12 +338,12 @@ class Request:
 
     def _finish(self, started: float) -> Answer:
         text = self._machine.answer
-        cited = [self._read[number] for number in self._machine.cited]
+        cited = [self._found[number] for number in self._machine.cited]
         if self._model.extractive:
             holders = self._holders()
             found = bool(holders)
             for number, span in list(holders.items())[:1]:
-                text = self._body(self._read[number])[slice(*span)]
+                text = self._body(self._found[number])[slice(*span)]
                 cited = self._evidence(set(holders))
         else:
             found = bool(text) and not same_text(text, self._model.absent_answer)
@@ -374,7 +371,7 @@ class Request:
         text = self._quote.text if self._quote else self._machine.answer
         if not text or same_text(text, self._model.absent_answer):
             return {}
-        spans = {number: find_span(text, self._body(self._read[number])) for number in self._machine.cited}
+        spans = {number: find_span(text, self._body(self._found[number])) for number in self._machine.cited}
         return {number: span for number, span in spans.items() if span}
 
     def _evidence(self, holders: set[int]) -> list[Passage]:
@@ -387,7 +384,7 @@ class Request:
             if not here and i < last and scores:
                 here = [max(item.numbers, key=scores.__getitem__)]
             kept += here
-        return [self._read[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
+        return [self._found[number] for number in dict.fromkeys([*kept, *sorted(holders - set(kept))])]
 
     def _rounds(self, ended: float) -> tuple[Round, ...]:
         following = [*self._starts[1:], ended]

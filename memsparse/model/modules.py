@@ -22,9 +22,7 @@ class Linear(nn.Linear):
         """(..., in) -> (..., out)."""
         if self.bias is not None or layers.are_torchs(input) or not layers.can_apply(self.weight, input):
             return super().forward(input)
-        *rows, width = input.shape
-        tokens_NK = input.reshape(prod(rows), width)
-        return layers.linear(tokens_NK, self.weight).view(*rows, self.out_features)
+        return _product(input, self.weight)
 
 
 class RMSNorm(Qwen3RMSNorm):
@@ -58,9 +56,13 @@ def gated_linear(tokens: Tensor, opens: nn.Module, passes: nn.Module) -> Tensor:
     """`silu_gate` of what two layers of one shape make of tokens: (..., in) -> (..., out)."""
     if layers.are_torchs(tokens) or not (_is_ours_alone(opens, tokens) and _is_ours_alone(passes, tokens)):
         return silu_gate(opens(tokens), passes(tokens))
+    return _product(tokens, opens.weight, passes.weight)
+
+
+def _product(tokens: Tensor, *weights: Tensor) -> Tensor:
+    """`layers.linear` of tokens (..., K) that lie anyhow."""
     *rows, width = tokens.shape
-    gated = layers.linear(tokens.reshape(prod(rows), width), opens.weight, passes.weight)
-    return gated.view(*rows, opens.out_features)
+    return layers.linear(tokens.reshape(prod(rows), width), *weights).view(*rows, len(weights[0]))
 
 
 def _is_ours_alone(layer: nn.Module, tokens: Tensor) -> TypeGuard[Linear]:

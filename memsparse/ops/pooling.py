@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import ShapeError
+from memsparse.ops.lookup import rows_of
 from memsparse.ops.native import layers
 from memsparse.ops.positions import chunk_counts
 
@@ -52,9 +53,8 @@ def pool_chunks(states_BT: Tensor, lengths_B: Tensor, chunk_size: int) -> Tensor
 
 def _windows(lengths_B: Tensor, length: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     """First row and number of rows (C,) of every chunk, where documents take `length` rows each."""
-    chunks = chunk_counts(lengths_B, chunk_size)
-    document = torch.repeat_interleave(chunks)
-    token = (torch.arange(len(document)) - (chunks.cumsum(0) - chunks)[document]) * chunk_size
+    document = document_of_chunk(lengths_B, chunk_size)
+    token = rows_of(torch.zeros_like(lengths_B), chunk_counts(lengths_B, chunk_size)) * chunk_size
     return document * length + token, (lengths_B[document] - token).clamp_max(chunk_size)
 
 

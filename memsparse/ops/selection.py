@@ -93,7 +93,7 @@ def mean_bounds(
     """
     rest = sum(beyond) / len(beyond)
     rest += _MEAN_SLACK * abs(rest) if math.isfinite(rest) else 0.0
-    if native.can_mean(documents, upper):
+    if native.can_select(1, *upper) and all(map(native.can_compare, documents)):
         return *native.mean_bounds(documents, upper, beyond), rest
     found = torch.cat(list(documents)).unique()
     total = torch.zeros(len(found), dtype=torch.float64, device=found.device)

@@ -23,5 +23,4 @@ def _each_way_to_select(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr(native, "can_select", lambda *_: False)
-            patch.setattr(native, "can_mean", lambda *_: False)
         yield

@@ -240,18 +240,17 @@ def pool(rows: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
     if not bool(inside.all()):
         raise ShapeError(f"windows do not lie in {len(flat)} rows, or have none")
     means = flat.new_empty(len(starts), flat.shape[1])
-    if not means.numel():
-        return means.view(len(starts), *rows.shape[1:])
-    problem = loaded().memsparse_pool(
-        flat.data_ptr(),
-        flat.shape[1],
-        starts.data_ptr(),
-        counts.data_ptr(),
-        len(starts),
-        means.data_ptr(),
-        *threads_for(flat.numel(), _CHANGED),
-    )
-    check(problem)
+    if means.numel():
+        problem = loaded().memsparse_pool(
+            flat.data_ptr(),
+            flat.shape[1],
+            starts.data_ptr(),
+            counts.data_ptr(),
+            len(starts),
+            means.data_ptr(),
+            *threads_for(flat.numel(), _CHANGED),
+        )
+        check(problem)
     return means.view(len(starts), *rows.shape[1:])
 
 

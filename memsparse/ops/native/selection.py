@@ -64,23 +64,13 @@ def count_promising(lower_BN: Tensor, upper_BN: Tensor, k: int, share: float) ->
     return list(counts)
 
 
-def can_mean(documents: Sequence[Tensor], upper: Sequence[Tensor]) -> bool:
-    """Whether `mean_bounds` takes such lists: some, in host memory."""
-    return (
-        bool(documents)
-        and takes(*upper)
-        and all(
-            is_readable(own, torch.int64, tuple(bounds.shape))
-            for own, bounds in zip(documents, upper, strict=True)
-        )
-    )
-
-
 def mean_bounds(
     documents: Sequence[Tensor], upper: Sequence[Tensor], beyond: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """As `ops.selection.mean_bounds`."""
     lists, bounds = len(documents), [each.contiguous() for each in upper]
+    for own, of_own in zip(documents, bounds, strict=True):
+        _expect(own, tuple(of_own.shape), torch.int64)
     room = sum(map(len, documents))
     found = torch.empty(room, dtype=torch.int64, device="cpu")
     means = torch.empty(room, dtype=torch.float32, device="cpu")
