@@ -2,7 +2,8 @@
 
 There is no thread of its own. Of those who wait for an answer one runs the steps, for all; once it has what
 it waited for, the longest waiting goes on. A step is one pass of the model over what the oldest questions
-need next, prompts and single tokens side by side, within bounds on questions and on tokens. The oldest always
+need next, prompts and single tokens side by side, within bounds on questions and on tokens. Few prompts wait
+some steps for more of them, since the memory is read once for all prompts of a step. Else the oldest always
 takes part, however much it needs, so none starves.
 """
 
@@ -20,6 +21,9 @@ from memsparse.engine.request import Steps, Tell
 from memsparse.engine.session import Session
 from memsparse.errors import EngineError
 from memsparse.types import Answer
+
+_LONGEST_WAIT = 2
+"""Steps in a row, at most, in which prompts wait for more of them."""
 
 Question = Callable[[Tell], Steps]
 """Begins a question, told where its text goes piece by piece."""
@@ -114,6 +118,8 @@ class Scheduler:
         """Those whose callers wait, the longest waiting first."""
         self._leading: Ticket | None = None
         """The one whose caller runs the steps."""
+        self._waited = 0
+        """Steps in a row that went on without the prompts there were."""
 
     def ask(self, questions: Sequence[Question]) -> list[Ticket]:
         """Run questions to their ends; what ended one with an error is in its ticket alone."""
@@ -209,15 +215,26 @@ class Scheduler:
         with self._mutex:
             self._forget_left()
             oldest = list(islice(self._tickets, self._max_batch))
-        chosen: list[Ticket] = []
-        left = self._max_batch_tokens
         for ticket in oldest:
             ticket.begin()
+        chosen: list[Ticket] = []
+        left = self._max_batch_tokens
+        for ticket in self._without_few_prompts(oldest):
             tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
             if tokens <= left or left == self._max_batch_tokens:
                 chosen.append(ticket)
                 left -= tokens
         return chosen
+
+    def _without_few_prompts(self, tickets: list[Ticket]) -> list[Ticket]:
+        """Those that go on while prompts wait; all where half are prompts, or they have waited long."""
+        others = [each for each in tickets if not isinstance(each.need, Prefill) or self._piece(each.need)]
+        prompts = len(tickets) - len(others)
+        if 0 < prompts < len(others) and self._waited < _LONGEST_WAIT:
+            self._waited += 1
+            return others
+        self._waited = 0
+        return tickets
 
     def _piece(self, need: Need | None) -> int:
         """Tokens of the next piece of a prompt that is run piece by piece; 0 for every other need."""

@@ -2,7 +2,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from memsparse.engine.config import EngineConfig
 from memsparse.engine.engine import MemoryEngine
 from memsparse.engine.loading import LoadedModel
-from memsparse.engine.model_runner import Extend, ModelRunner, Prefill
+from memsparse.engine.model_runner import Extend, ModelRunner, Need, Prefill
 from memsparse.engine.request import NOTHING_READ, Steps, Tell
 from memsparse.engine.scheduler import Question, Scheduler
 from memsparse.engine.session import Session
 from memsparse.errors import BankCorruptError, EngineError, InputError
+from memsparse.text import ROUTES, Prompt
 from memsparse.types import Answer, MemoryKV, Usage
 from tests.engine.builders import documents, tiny_model
 
@@ -225,11 +226,14 @@ class FakeRunner:
     passes: list[list[str]] = field(default_factory=list)
     before: Callable[[list[str]], None] = lambda names: None
 
-    def run(self, needs: Sequence[Extend]) -> list[Session]:
-        names = [cast(Any, need.session).name for need in needs]
+    def run(self, needs: Sequence[Need]) -> list[Session]:
+        sessions = [
+            need.session if isinstance(need, Extend) else cast(Session, need.reader) for need in needs
+        ]
+        names = [cast(Any, session).name for session in sessions]
         self.before(names)
         self.passes.append(names)
-        return [need.session for need in needs]
+        return sessions
 
 
 @dataclass
@@ -237,13 +241,21 @@ class FakeSession:
     name: str
 
 
-def steps_of(name: str, sizes: Sequence[int], *, text: str = "") -> Question:
-    """A question that needs blocks of so many tokens, and tells a letter of its text after each."""
+def steps_of(name: str, sizes: Sequence[int], *, text: str = "", prompts: Collection[int] = ()) -> Question:
+    """A question that needs blocks of so many tokens, and tells a letter of its text after each.
+
+    Args:
+        prompts: places of the blocks that are prompts.
+    """
 
     def steps(tell: Tell) -> Steps:
-        session = cast(Session, FakeSession(name))
+        session = cast(Any, FakeSession(name))
         for at, size in enumerate(sizes):
-            yield Extend(session=session, ids=[0] * size)
+            if at in prompts:
+                prompt = Prompt(ids=[0] * size, roles=[ROUTES] * size, first_position=0)
+                yield Prefill(prompt=prompt, reader=session)
+            else:
+                yield Extend(session=session, ids=[0] * size)
             if text[at : at + 1]:
                 tell(text[at])
         usage = Usage(prompt_tokens=0, completion_tokens=0, route_seconds=0.0, seconds=0.0)
@@ -271,25 +283,57 @@ def test_a_step_stays_within_its_tokens_and_the_oldest_goes_first() -> None:
     assert runner.passes == [["a", "c"], ["a", "b", "c"], ["b"]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    sizes=st.lists(st.lists(st.integers(1, 150), max_size=4), min_size=1, max_size=8),
-    max_batch=st.integers(1, 4),
-)
-def test_nobody_starves(sizes: list[list[int]], max_batch: int) -> None:
+def test_few_prompts_wait_two_steps_for_more_of_them() -> None:
     runner = FakeRunner()
-    asked = [steps_of(str(i), each) for i, each in enumerate(sizes)]
+    asked = [steps_of(name, [1] * 6, prompts=[0, 1] if name == "a" else [0]) for name in "abcd"]
+    scheduler_of(runner).ask(asked)
+    together = ["a", "b", "c", "d"]
+    assert runner.passes == [together, ["b", "c", "d"], ["b", "c", "d"], *[together] * 3, ["a"], ["a"]]
+
+
+def test_as_many_prompts_as_others_go_at_once() -> None:
+    runner = FakeRunner()
+    asked = [steps_of("a", [1] * 3, prompts=[0, 2]), steps_of("b", [1] * 2, prompts=[0, 1])]
+    asked += [steps_of(name, [1] * 3, prompts=[0]) for name in "cd"]
+    scheduler_of(runner).ask(asked)
+    assert runner.passes == [["a", "b", "c", "d"], ["a", "c", "d"], ["a", "b", "c", "d"]]
+    runner.passes.clear()
+    scheduler_of(runner).ask([steps_of("a", [1, 1], prompts=[0, 1]), steps_of("b", [1, 1], prompts=[0])])
+    assert runner.passes == [["a", "b"]] * 2
+
+
+TOKENS = st.tuples(st.integers(1, 150), st.just(False))
+PROMPTS = st.tuples(st.integers(1, 100), st.just(True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    blocks=st.lists(st.lists(TOKENS | PROMPTS, max_size=6), min_size=1, max_size=8),
+    max_batch=st.integers(1, 6),
+)
+def test_nobody_starves(blocks: list[list[tuple[int, bool]]], max_batch: int) -> None:
+    runner = FakeRunner()
+    asked = []
+    for i, each in enumerate(blocks):
+        prompts = [at for at, (_, is_prompt) in enumerate(each) if is_prompt]
+        asked.append(steps_of(str(i), [size for size, _ in each], prompts=prompts))
     tickets = scheduler_of(runner, max_batch=max_batch).ask(asked)
     assert all(ticket.done and ticket.result() for ticket in tickets)
     assert sorted(name for names in runner.passes for name in names) == sorted(
-        str(i) for i, each in enumerate(sizes) for _ in each
+        str(i) for i, each in enumerate(blocks) for _ in each
     )
-    assert all(0 < len(names) <= max_batch for names in runner.passes)
-    left = {str(i): list(each) for i, each in enumerate(sizes)}
+    left = {str(i): list(each) for i, each in enumerate(blocks)}
+    waited = 0
     for names in runner.passes:
         oldest = next(name for name, rest in left.items() if rest)
-        assert names[0] == oldest  # the oldest has a place in every step, so it is never held up
-        tokens = [left[name].pop(0) for name in names]
+        assert 0 < len(names) <= max_batch
+        if names[0] == oldest:  # it has a place in every step, so it is never held up for long
+            waited = 0
+        else:
+            assert left[oldest][0][1], "only prompts wait"
+            waited += 1
+            assert waited <= 2
+        tokens = [left[name].pop(0)[0] for name in names]
         assert sum(tokens) <= 100 or len(names) == 1
 
 
