@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -143,9 +143,9 @@ class Workers:
         Args:
             here: answers in this process. What a lost worker had comes here, too.
         """
-        call = _Call(questions, namespace, version, self._has, self._mutex)
+        call = _Call(questions, namespace, version, self._has, self._mutex, self.part.max_batch)
         try:
-            call.begin(self._workers, self.part.max_batch + _BEHIND)
+            call.begin(self._workers)
             ours = call.left()
             outcomes: dict[int, Outcome] = {}
             if ours:
@@ -185,12 +185,14 @@ class _Call:
         version: int,
         has: list[int],
         mutex: threading.Lock,
+        together: int,
     ) -> None:
         """Nobody has taken one.
 
         Args:
             has: questions of each process, of this call and others, this process first; kept up to date.
             mutex: for `has`.
+            together: questions that a process answers at a time.
         """
         self.elsewhere: dict[int, Future[Answer]] = {}
         """What comes of those that workers took, by place; all of them once this process can take no more."""
@@ -199,13 +201,15 @@ class _Call:
         self._view = namespace, version
         self._left = dict.fromkeys(range(len(questions)))
         """Places of those that nobody has taken yet."""
-        self._has, self._mutex = has, mutex
+        self._has, self._mutex, self._together = has, mutex, together
         self._own = [0] * len(has)
         """As `has`, of this call."""
-        self._asked: dict[Worker, list[Future[Answer]]] = {}
+        self._asked: dict[Worker, set[Future[Answer]]] = {}
+        """What each worker was asked and has not answered."""
 
-    def begin(self, workers: "Sequence[Worker]", most: int) -> None:
-        """Give each worker its share to begin with, at most so many; the rest counts as this process's."""
+    def begin(self, workers: "Sequence[Worker]") -> None:
+        """Give each worker its share to begin with; the rest counts as this process's."""
+        most = self._together + _BEHIND
         shares: list[list[int]] = [[] for _ in workers]
         with self._mutex:
             for at in self._left:
@@ -243,7 +247,8 @@ class _Call:
         """Have the workers drop what they have not begun; nobody waits for it any more."""
         with self._mutex:
             self._left.clear()
-        for worker, futures in self._asked.items():
+            asked = {worker: set(futures) for worker, futures in self._asked.items()}
+        for worker, futures in asked.items():
             worker.forget(futures)
 
     def end(self) -> None:
@@ -258,15 +263,21 @@ class _Call:
 
     def _hand(self, worker: "Worker", place: int, share: Sequence[int]) -> None:
         asked = worker.ask([self._questions[at] for at in share], *self._view, self._number)
-        self._asked.setdefault(worker, []).extend(asked)
+        with self._mutex:
+            self._asked.setdefault(worker, set()).update(asked)
         for at, future in zip(share, asked, strict=True):
             future.add_done_callback(partial(self._hand_next, worker, place, at))
 
     def _hand_next(self, worker: "Worker", place: int, at: int, future: Future[Answer]) -> None:
-        """Pass on what came of a question, and give its worker another in its stead."""
+        """Pass on what came of a question, and give its worker another in its stead.
+
+        Few wait at a worker when few are left, so that no process has to be waited for at the end.
+        """
         following = None
         with self._mutex:
-            if self._left and not worker.is_lost:
+            self._asked[worker].discard(future)
+            most = self._together + min(_BEHIND, len(self._left) // 2)
+            if self._left and not worker.is_lost and len(self._asked[worker]) < most:
                 following = self._left.popitem()[0]
                 self._count(0, -1)
                 self._count(place, 1)
@@ -335,11 +346,10 @@ class Worker:
         view = {"namespace": namespace, "version": version, "call": call}
         return self._send(numbers, {"questions": questions, **view})
 
-    def forget(self, futures: Iterable[Future[Any]]) -> None:
+    def forget(self, futures: Collection[Future[Any]]) -> None:
         """Have it drop what it has not begun of some questions; nobody waits for their answers any more."""
-        mine = set(futures)
         with self._mutex:
-            numbers = [number for number, future in self._asked.items() if future in mine]
+            numbers = [number for number, future in self._asked.items() if future in futures]
             for number in numbers:
                 del self._asked[number]
         if numbers:

@@ -185,24 +185,37 @@ class Ledger:
 
 def test_this_process_takes_from_the_front_and_workers_from_the_back() -> None:
     worker, has = Ledger(), [0, 0]
-    call = workers_module._Call("abcdef", None, 1, has, threading.Lock())
-    call.begin([worker], most=2)
-    assert list(worker.futures) == ["b", "d"]
-    assert call.left() == [0, 2, 4, 5]
+    call = workers_module._Call("abcdefgh", None, 1, has, threading.Lock(), together=1)
+    call.begin([worker])
+    assert list(worker.futures) == ["b", "d", "f"]
+    assert call.left() == [0, 2, 4, 6, 7]
     assert call.takes(0)
     worker.futures["b"].set_exception(InputError("unanswerable"))
-    assert list(worker.futures) == ["b", "d", "f"]
-    assert call.left() == [2, 4]
-    assert not call.takes(5)
-    assert has == [3, 3]
+    assert list(worker.futures) == ["b", "d", "f", "h"]
+    assert call.left() == [2, 4, 6]
+    assert not call.takes(7)
+    assert has == [4, 4]
     call.end()
     assert has == [0, 0]
 
 
+def test_fewer_wait_at_a_worker_when_few_are_left() -> None:
+    worker = Ledger()
+    call = workers_module._Call("abcdefgh", None, 1, [0, 0], threading.Lock(), together=1)
+    call.begin([worker])
+    waiting = {"b", "d", "f"}
+    for done, given in (("b", "h"), ("d", "g"), ("f", ""), ("h", "e"), ("g", "c"), ("e", ""), ("c", "a")):
+        worker.futures[done].set_exception(InputError("unanswerable"))
+        waiting = waiting - {done} | set(given)
+        assert set(worker.futures) - {name for name, each in worker.futures.items() if each.done()} == waiting
+    worker.futures["a"].set_exception(InputError("unanswerable"))
+    assert not call.left()
+
+
 def test_a_lost_worker_is_given_nothing() -> None:
     lost, worker, has = Ledger(is_lost=True), Ledger(), [0, 0, 0]
-    call = workers_module._Call("abcd", None, 1, has, threading.Lock())
-    call.begin([lost, worker], most=9)
+    call = workers_module._Call("abcd", None, 1, has, threading.Lock(), together=7)
+    call.begin([lost, worker])
     assert not lost.futures
     assert list(worker.futures) == ["b", "d"]
     worker.is_lost = True
@@ -346,9 +359,9 @@ def test_an_interrupted_call_is_forgotten(
 def test_a_reply_that_comes_too_late_is_not_counted() -> None:
     """The listener may have it in hand while the call that asked is interrupted."""
     has, worker, late = [0, 0], StillThere(), Future[Answer]()
-    call = workers_module._Call(["a", "b", "c"], None, 1, has, threading.Lock())
+    call = workers_module._Call(["a", "b", "c"], None, 1, has, threading.Lock(), together=1)
     worker.futures = [late]
-    call.begin([worker], most=1)  # type: ignore[list-item]
+    call.begin([worker])  # type: ignore[list-item]
     assert has == [2, 1]
     call.forget()
     call.end()
