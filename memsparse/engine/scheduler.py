@@ -119,7 +119,7 @@ class Scheduler:
         self._leading: Ticket | None = None
         """The one whose caller runs the steps."""
         self._waited = 0
-        """Steps in a row that went on without the prompts there were."""
+        """Steps that went on without the prompts there were, since all of those last went."""
 
     def ask(self, questions: Sequence[Question]) -> list[Ticket]:
         """Run questions to their ends; what ended one with an error is in its ticket alone."""
@@ -211,30 +211,39 @@ class Scheduler:
                         ticket.changed.notify()
 
     def _choose(self) -> list[Ticket]:
-        """The oldest tickets whose needs fit into one step, the first in any case."""
+        """The oldest tickets whose needs fit into one step, the first in any case, but for prompts that wait.
+
+        Prompts wait for a step or two while they are fewer than the others. When they go, all of them do, in
+        as many steps as that takes, before any waits again.
+        """
         with self._mutex:
             self._forget_left()
             oldest = list(islice(self._tickets, self._max_batch))
         for ticket in oldest:
             ticket.begin()
+        running = [ticket.need for ticket in oldest if ticket.need is not None]
+        prompts = sum(map(self._can_wait, running))
+        wait = 0 < prompts < len(running) - prompts and self._waited < _LONGEST_WAIT
         chosen: list[Ticket] = []
-        left = self._max_batch_tokens
-        for ticket in self._without_few_prompts(oldest):
+        left, left_out = self._max_batch_tokens, 0
+        for ticket in oldest:
             tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
+            if wait and self._can_wait(ticket.need):
+                continue
             if tokens <= left or left == self._max_batch_tokens:
                 chosen.append(ticket)
                 left -= tokens
+            else:
+                left_out += self._can_wait(ticket.need)
+        if wait:
+            self._waited += 1
+        elif not left_out:
+            self._waited = 0
         return chosen
 
-    def _without_few_prompts(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Those that go on while prompts wait; all where half are prompts, or they have waited long."""
-        others = [each for each in tickets if not isinstance(each.need, Prefill) or self._piece(each.need)]
-        prompts = len(tickets) - len(others)
-        if 0 < prompts < len(others) and self._waited < _LONGEST_WAIT:
-            self._waited += 1
-            return others
-        self._waited = 0
-        return tickets
+    def _can_wait(self, need: Need | None) -> bool:
+        """Whether it is a prompt that others fit into a step with."""
+        return isinstance(need, Prefill) and need.tokens <= self._max_batch_tokens
 
     def _piece(self, need: Need | None) -> int:
         """Tokens of the next piece of a prompt that is run piece by piece; 0 for every other need."""

@@ -191,7 +191,7 @@ class _Call:
 
         Args:
             has: questions of each process, of this call and others, this process first; kept up to date.
-            mutex: for `has`.
+            mutex: for `has`, and for what this holds itself.
             together: questions that a process answers at a time.
         """
         self.elsewhere: dict[int, Future[Answer]] = {}
@@ -271,12 +271,12 @@ class _Call:
     def _hand_next(self, worker: "Worker", place: int, at: int, future: Future[Answer]) -> None:
         """Pass on what came of a question, and give its worker another in its stead.
 
-        Few wait at a worker when few are left, so that no process has to be waited for at the end.
+        Few wait at a worker when few are left, so that no process has to be waited for long at the end.
         """
         following = None
         with self._mutex:
             self._asked[worker].discard(future)
-            most = self._together + min(_BEHIND, len(self._left) // 2)
+            most = self._together + min(_BEHIND, len(self._left) // len(self._has))
             if self._left and not worker.is_lost and len(self._asked[worker]) < most:
                 following = self._left.popitem()[0]
                 self._count(0, -1)

@@ -226,6 +226,10 @@ class FakeRunner:
     passes: list[list[str]] = field(default_factory=list)
     before: Callable[[list[str]], None] = lambda names: None
 
+    def known(self, prompt: Prompt, after: Any) -> int:
+        """Of every prompt all but the last token has been run."""
+        return len(prompt.ids) - 1
+
     def run(self, needs: Sequence[Need]) -> list[Session]:
         sessions = [
             need.session if isinstance(need, Extend) else cast(Session, need.reader) for need in needs
@@ -285,21 +289,38 @@ def test_a_step_stays_within_its_tokens_and_the_oldest_goes_first() -> None:
 
 def test_few_prompts_wait_two_steps_for_more_of_them() -> None:
     runner = FakeRunner()
-    asked = [steps_of(name, [1] * 6, prompts=[0, 1] if name == "a" else [0]) for name in "abcd"]
+    asked = [steps_of(name, [1] * 8, prompts=[0, 1, 3] if name == "a" else [0]) for name in "abcd"]
     scheduler_of(runner).ask(asked)
-    together = ["a", "b", "c", "d"]
-    assert runner.passes == [together, ["b", "c", "d"], ["b", "c", "d"], *[together] * 3, ["a"], ["a"]]
+    everybody, others = ["a", "b", "c", "d"], ["b", "c", "d"]
+    waits = [others, others, everybody]
+    assert runner.passes == [everybody, *waits, everybody, *waits, *[["a"]] * 4]
 
 
-def test_as_many_prompts_as_others_go_at_once() -> None:
+@pytest.mark.parametrize(
+    ("prompts", "others", "waits"), [(1, 1, False), (2, 2, False), (1, 2, True), (2, 3, True), (3, 2, False)]
+)
+def test_prompts_wait_while_they_are_fewer(prompts: int, others: int, waits: bool) -> None:
     runner = FakeRunner()
-    asked = [steps_of("a", [1] * 3, prompts=[0, 2]), steps_of("b", [1] * 2, prompts=[0, 1])]
-    asked += [steps_of(name, [1] * 3, prompts=[0]) for name in "cd"]
+    asked = [steps_of(f"p{i}", [1], prompts=[0]) for i in range(prompts)]
+    asked += [steps_of(f"o{i}", [1, 1, 1]) for i in range(others)]
+    scheduler_of(runner, max_batch=6).ask(asked)
+    without = [f"o{i}" for i in range(others)]
+    whole = [*(f"p{i}" for i in range(prompts)), *without]
+    assert runner.passes == ([without, without, whole] if waits else [whole, without, without])
+
+
+def test_a_prompt_that_did_not_fit_does_not_wait_anew() -> None:
+    runner = FakeRunner()
+    asked = [steps_of(name, [1, 1, 33] * 3) for name in "abc"] + [steps_of("d", [40], prompts=[0])]
     scheduler_of(runner).ask(asked)
-    assert runner.passes == [["a", "b", "c", "d"], ["a", "c", "d"], ["a", "b", "c", "d"]]
-    runner.passes.clear()
-    scheduler_of(runner).ask([steps_of("a", [1, 1], prompts=[0, 1]), steps_of("b", [1, 1], prompts=[0])])
-    assert runner.passes == [["a", "b"]] * 2
+    assert [at for at, names in enumerate(runner.passes) if "d" in names] == [3]
+
+
+def test_a_prompt_that_fits_into_no_step_waits_for_nobody() -> None:
+    runner = FakeRunner()
+    asked = [steps_of("long", [150], prompts=[0]), *(steps_of(name, [1, 1]) for name in "abc")]
+    scheduler_of(runner).ask(asked)
+    assert runner.passes == [["long"], ["a", "b", "c"], ["a", "b", "c"]]
 
 
 TOKENS = st.tuples(st.integers(1, 150), st.just(False))
