@@ -225,19 +225,17 @@ class Scheduler:
         prompts = sum(map(self._can_wait, running))
         wait = 0 < prompts < len(running) - prompts and self._waited < _LONGEST_WAIT
         chosen: list[Ticket] = []
-        left, left_out = self._max_batch_tokens, 0
+        left = self._max_batch_tokens
         for ticket in oldest:
-            tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
             if wait and self._can_wait(ticket.need):
                 continue
+            tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
             if tokens <= left or left == self._max_batch_tokens:
                 chosen.append(ticket)
                 left -= tokens
-            else:
-                left_out += self._can_wait(ticket.need)
         if wait:
             self._waited += 1
-        elif not left_out:
+        elif prompts == sum(self._can_wait(ticket.need) for ticket in chosen):
             self._waited = 0
         return chosen
 
