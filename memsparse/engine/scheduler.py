@@ -23,7 +23,7 @@ from memsparse.errors import EngineError
 from memsparse.types import Answer
 
 _LONGEST_WAIT = 2
-"""Steps in a row, at most, in which prompts wait for more of them."""
+"""Steps, at most, in which prompts wait for more of them."""
 
 Question = Callable[[Tell], Steps]
 """Begins a question, told where its text goes piece by piece."""
@@ -221,13 +221,13 @@ class Scheduler:
             oldest = list(islice(self._tickets, self._max_batch))
         for ticket in oldest:
             ticket.begin()
-        running = [ticket.need for ticket in oldest if ticket.need is not None]
-        prompts = sum(map(self._can_wait, running))
-        wait = 0 < prompts < len(running) - prompts and self._waited < _LONGEST_WAIT
+        prompts = {ticket for ticket in oldest if self._can_wait(ticket.need)}
+        others = sum(ticket.need is not None for ticket in oldest) - len(prompts)
+        wait = 0 < len(prompts) < others and self._waited < _LONGEST_WAIT
         chosen: list[Ticket] = []
         left = self._max_batch_tokens
         for ticket in oldest:
-            if wait and self._can_wait(ticket.need):
+            if wait and ticket in prompts:
                 continue
             tokens = self._piece(ticket.need) or (0 if ticket.need is None else ticket.need.tokens)
             if tokens <= left or left == self._max_batch_tokens:
@@ -235,7 +235,7 @@ class Scheduler:
                 left -= tokens
         if wait:
             self._waited += 1
-        elif prompts == sum(self._can_wait(ticket.need) for ticket in chosen):
+        elif prompts.issubset(chosen):
             self._waited = 0
         return chosen
 

@@ -36,7 +36,7 @@ ENDING_SECONDS = 10.0
 _COMMAND = (sys.executable, "-P", "-m", "memsparse.engine.worker")
 _STDERR = 2
 _BEHIND = 2
-"""Questions that wait at a worker for those it is at, so that it need not wait for them."""
+"""Questions, at most, that wait at a worker for those it is at, so that it need not wait for them."""
 _log = logging.getLogger(__name__)
 _calls = count()
 
