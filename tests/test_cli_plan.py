@@ -107,7 +107,7 @@ def test_a_model_without_weights_is_planned_and_not_tried(tmp_path):
 
 
 def test_a_rehearsal_takes_the_place_of_assumptions(monkeypatch):
-    rates = Rates(chunk=1e-8, read=1e-3, question=5e-3, token=1e-5)
+    rates = Rates(chunks=(10**5, 2 * 10**5), reads=(0.002, 0.003), passes=(4e-3, 5e-3), token=1e-5)
     monkeypatch.setattr("memsparse.bench.rehearsal.rehearse", lambda *_, **__: rates)
     plan = json.loads(run("plan", "--tokens", "10M", "--gpu", "none", "--json").stdout)
     assert plan["encode_seconds"] == pytest.approx(100)

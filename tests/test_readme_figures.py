@@ -217,9 +217,7 @@ def test_the_script_runs_on_its_own(tmp_path):
 
 def test_the_table_of_benchmarks_is_made_of_their_results(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
-    monkeypatch.setattr(
-        scale, "rehearse", partial(scale.rehearse, documents=(80, 200), encoded=500, repeats=1)
-    )
+    monkeypatch.setattr(scale, "Rehearsal", partial(scale.Rehearsal, documents=(80, 200)))
     loaded, options = tiny_model(), {"seconds": 0.01}
     cpu = torch.device("cpu")
     measured = {

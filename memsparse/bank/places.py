@@ -69,14 +69,16 @@ class Span:
     """(n,) int64 chunks."""
     visible: int
     """Chunks of all of them; the rest of the block is of documents the view does not see."""
+    reach: range
+    """The chunks of the block from the first of the view to the last of it."""
     ascending: bool
     """Whether the indices ascend."""
     _columns: dict[torch.device, Columns] = field(default_factory=dict, repr=False)
 
     @property
     def sparse(self) -> bool:
-        """Whether more than half of the block is of documents the view does not see."""
-        return 2 * self.visible < self.block.chunks
+        """Whether more than half of its reach is of documents the view does not see."""
+        return 2 * self.visible < len(self.reach)
 
     def where(self, some: range) -> slice | Tensor:
         """The indices of some documents, as a slice where they are consecutive."""
@@ -95,8 +97,8 @@ class Span:
         return places, torch.searchsorted(documents, self.documents[places])
 
     def columns(self, device: torch.device) -> Columns:
-        """For a scan of the whole block, in which each gap before a document counts as one too; of `rows`
-        alone where the view is `sparse`. Made once and shared by all layers."""
+        """For a scan of its reach, in which each gap before a document counts as one too; of `rows` alone
+        where the view is `sparse`. Made once and shared by all layers."""
         if device not in self._columns:
             self._columns[device] = self._lay(device)
         return self._columns[device]
@@ -107,13 +109,12 @@ class Span:
 
     def _lay(self, device: torch.device) -> Columns:
         every = torch.arange(len(self.documents))
-        if self.sparse or self.visible == self.block.chunks:
+        if self.sparse or self.visible == len(self.reach):
             of_chunk = torch.repeat_interleave(every, self.counts)
             return Columns(count=len(every), of_chunk=of_chunk.to(device), chosen=None)
         ends = self.starts + self.counts
-        gaps = self.starts - torch.cat([ends.new_zeros(1), ends[:-1]])
+        gaps = self.starts - torch.cat([self.starts[:1], ends[:-1]])
         counts = torch.stack([gaps, self.counts], dim=1).flatten()
-        counts = torch.cat([counts, self.block.chunks - ends[-1:]])
         of_chunk = torch.repeat_interleave(torch.arange(len(counts)), counts)
         return Columns(count=len(counts), of_chunk=of_chunk.to(device), chosen=(2 * every + 1).to(device))
 
@@ -158,13 +159,15 @@ class Places:
         for these, key_block in zip(
             by_place.split(torch.bincount(block, minlength=len(order)).tolist()), order, strict=True
         ):
+            starts, counts = start[these], self.chunks[these]
             spans.append(
                 Span(
                     block=key_block,
                     documents=these,
-                    starts=start[these],
-                    counts=self.chunks[these],
-                    visible=int(self.chunks[these].sum()),
+                    starts=starts,
+                    counts=counts,
+                    visible=int(counts.sum()),
+                    reach=range(int(starts[0]), int(starts[-1] + counts[-1])),
                     ascending=bool((these.diff() > 0).all()),
                 )
             )

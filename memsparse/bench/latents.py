@@ -158,6 +158,11 @@ def grow_bank(
     return bank
 
 
+def bank_chunks(bank: Bank, version: int) -> int:
+    """Chunks of a version."""
+    return sum(count for *_, count in bank.layout(version=version).rows)
+
+
 def random_chunks(own: Fingerprint, counts: Tensor, *, seed: int, hollow: bool = False) -> EncodedChunks:
     """Chunks of documents with so many each: uniform values, routing keys normalised per kv head.
 

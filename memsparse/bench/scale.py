@@ -7,18 +7,19 @@ Before anything is timed, what every layer selects is compared with the exact sc
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from memsparse.bank import Bank, BankReader
 from memsparse.bank.tiers import TierConfig
-from memsparse.bench.latents import Layout, grow_bank, layout_for, segment_bytes, segments_for
+from memsparse.bench.latents import Layout, bank_chunks, grow_bank, layout_for, segment_bytes, segments_for
 from memsparse.bench.probe import ProbedReader
-from memsparse.bench.rehearsal import rehearse
+from memsparse.bench.rehearsal import Rehearsal, ScanFormat
 from memsparse.bench.timing import in_turns, peak_bytes, percentiles, process_peak, seconds, surroundings
 from memsparse.engine.hardware import of_machine
 from memsparse.engine.loading import LoadedModel
@@ -27,7 +28,7 @@ from memsparse.engine.plan import Rates, memory_of, plan_memory
 from memsparse.errors import EngineError, InputError
 from memsparse.machine import SECONDS, Machine, free_host_bytes, measure_machine
 from memsparse.model.cache import MemSparseCache
-from memsparse.ops.quantization import KeyFormat, key_bytes
+from memsparse.ops.quantization import key_bytes
 from memsparse.ops.routing import top_documents
 from memsparse.text import Prompt
 
@@ -70,20 +71,24 @@ def measure_scale(
     machine = measure_machine(loaded.device, DTYPES, seconds=seconds_each)
     ordered = sorted(set(sizes))
     tiers = tiers or TierConfig()
-    with TemporaryDirectory(prefix="memsparse-") as temporary:
+    with ExitStack() as opened:
+        temporary = opened.enter_context(TemporaryDirectory(prefix="memsparse-"))
         folder = Path(temporary) if keep is None else keep
         folder.mkdir(parents=True, exist_ok=True)
         layout = fit_layout(loaded, ordered, document_chunks, folder, note)
         rows = []
-        rates = cache(
-            lambda key_format: rehearse(loaded, key_format, question_tokens=question_tokens(loaded))
-        )
+
+        @cache
+        def rehearsal(key_format: ScanFormat) -> Rehearsal:
+            told = len(loaded.prompts.question(QUESTION)[0])
+            return opened.enter_context(Rehearsal(loaded, key_format, question_tokens=told))
+
         for tokens in ordered:
             began = time.perf_counter()
             bank = grow_bank(folder, loaded, layout, tokens)
             note(f"{tokens:,} tokens are there after {time.perf_counter() - began:.0f} s")
             with bank:
-                row = _measure(loaded, bank, segments_for(layout, tokens), tiers, repeats)
+                row, rates = _measure(loaded, bank, segments_for(layout, tokens), tiers, rehearsal, repeats)
             row |= {"asked_tokens": tokens} | planned(loaded, machine, row, rates)
             if with_peer:
                 row["full_attention"] = full_attention(loaded, row["tokens"], repeats)
@@ -130,9 +135,14 @@ def fit_layout(
 
 
 def _measure(
-    loaded: LoadedModel, bank: Bank, version: int, tiers: TierConfig, repeats: int
-) -> dict[str, Any]:
-    """One size: verify, then time whole questions."""
+    loaded: LoadedModel,
+    bank: Bank,
+    version: int,
+    tiers: TierConfig,
+    rehearsal: Callable[[ScanFormat], Rehearsal],
+    repeats: int,
+) -> tuple[dict[str, Any], Rates]:
+    """One size: verify, then time whole questions, in turns with those from which a plan follows."""
     config, device = loaded.config, loaded.device
     runner = ModelRunner(loaded)
     ids, roles = loaded.prompts.question(QUESTION)
@@ -155,12 +165,21 @@ def _measure(
             best.read(layer, routing_q, mask)
 
     peak = peak_bytes(ask, device)
+    banks = rehearsal(cast(ScanFormat, reader.report().routing_keys or "auto"))
+    banks.forget()
+
+    def rehearse() -> None:
+        banks.ask()
+        runner.prefill(prompt, reader)  # the runs after it find their own keys in the caches
+
+    rehearse()
     memory.clear()
-    times = in_turns({"first_token_ms": ask, "route_ms": route}, device, repeats)
-    report, chunks = reader.report(), int(bank_chunks(bank, version))
+    times = in_turns({"": rehearse, "first_token_ms": ask, "route_ms": route}, device, repeats)
+    del times[""]
+    report, chunks = reader.report(), bank_chunks(bank, version)
     routing_q = next(iter(first.asked.values()))[0]
     certified = [kv.certified for kv in first.found.values() if kv.certified is not None]
-    return {
+    row = {
         "tokens": chunks * config.chunk_size,
         "documents": len(reader),
         "chunks": chunks,
@@ -180,6 +199,7 @@ def _measure(
         "process_peak_bytes": process_peak(),
         "bank_bytes": bank_bytes(bank),
     }
+    return row, banks.rates()
 
 
 def verify(probed: ProbedReader, reader: BankReader) -> None:
@@ -238,15 +258,8 @@ def full_attention(loaded: LoadedModel, tokens: int, repeats: int) -> dict[str, 
     return {"first_token_ms": percentiles(times), "cache_bytes": needed}
 
 
-def question_tokens(loaded: LoadedModel) -> int:
-    """Of the prompt."""
-    return len(loaded.prompts.question(QUESTION)[0])
-
-
-def planned(
-    loaded: LoadedModel, machine: Machine, row: dict[str, Any], rates: Callable[[KeyFormat], Rates]
-) -> dict[str, Any]:
-    """What `plan_memory` says of the same bank, from a small one's times, beside what was measured."""
+def planned(loaded: LoadedModel, machine: Machine, row: dict[str, Any], rates: Rates) -> dict[str, Any]:
+    """What `plan_memory` says of the same bank, from small ones' times, beside what was measured."""
     found = plan_memory(
         loaded.config,
         of_machine(machine),
@@ -254,7 +267,7 @@ def planned(
         document_tokens=round(row["tokens"] / row["documents"]),
         routing_keys=row["routing_keys"] or "auto",
         question_tokens=row["question_tokens"],
-        rates=rates,
+        rates=lambda _: rates,
     )
     shape = memory_of(loaded.config, row["tokens"], document_tokens=row["tokens"] / row["documents"])
     chunk = shape.layers * key_bytes(shape.width, found.routing_keys)
@@ -290,11 +303,6 @@ def growth(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "route": round(last["route_ms"]["p50"] / first["route_ms"]["p50"], 3),
         "linear_within": max(abs(times[n] / line[n] - 1) for n in times) if len(rows) > 2 else None,
     }
-
-
-def bank_chunks(bank: Bank, version: int) -> int:
-    """Chunks of a version."""
-    return sum(count for *_, count in bank.layout(version=version).rows)
 
 
 def bank_bytes(bank: Bank) -> int:

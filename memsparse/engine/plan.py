@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 import torch
 
 from memsparse.bank.fingerprint import Fingerprint
@@ -122,14 +123,27 @@ class Latency:
 class Rates:
     """What this machine takes at a model's shape, in seconds; see `memsparse.bench.rehearsal`."""
 
-    chunk: float
-    """To route one question over one chunk of one memory layer."""
-    read: float
-    """To read a memory layer, whatever its size: exact scores, K and V."""
-    question: float
-    """A question's pass through all layers, reads left out."""
+    chunks: tuple[int, ...]
+    """Of the banks that were asked, ascending; at least two."""
+    reads: tuple[float, ...]
+    """To read all memory layers of each, for one question."""
+    passes: tuple[float, ...]
+    """A question's pass through all layers beside them, its reads left out: large scans empty the caches."""
     token: float
     """To encode one token of a document."""
+
+    def route(self, chunks: float) -> float:
+        """To read a bank of so many chunks: between those asked by lines, beyond the largest by its slope."""
+        beyond = chunks - self.chunks[-1]
+        if beyond <= 0:
+            return float(np.interp(chunks, self.chunks, self.reads))
+        slope = (self.reads[-1] - self.reads[-2]) / (self.chunks[-1] - self.chunks[-2])
+        share = self.reads[-1] / self.chunks[-1]  # noise must not make a chunk free
+        return self.reads[-1] + beyond * (slope if slope > 0 else share)
+
+    def prefill(self, chunks: float) -> float:
+        """A question's pass beside the reads of such a bank."""
+        return float(np.interp(chunks, self.chunks, self.passes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,9 +313,9 @@ def question_latency(
     floor = max(flops / hardware.peak / MATRIX_FRACTION, weight_bytes(config) / hardware.bandwidth)
     prefill = floor + config.num_hidden_layers * LAYER_SECONDS
     if rates is not None:
-        away = 0.0 if place == "device" else reading / memory.layers
-        route = memory.layers * (max(memory.chunks * rates.chunk / shards, away) + rates.read)
-        prefill, fetch = rates.question, 0.0 if content_in == "host" else fetch
+        chunks = memory.chunks / shards
+        route = max(rates.route(chunks), 0.0 if place == "device" else reading)
+        prefill, fetch = rates.prefill(chunks), 0.0 if content_in == "host" else fetch
     return Latency(
         route=route,
         bound="bandwidth" if reading >= multiplying else "matrix",

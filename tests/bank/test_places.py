@@ -52,7 +52,8 @@ def test_spans_cover_the_view_in_the_order_chunks_lie(seed: int, share: float) -
         assert bool((columns.of_chunk.diff() >= 0).all())
         chosen = torch.arange(columns.count) if columns.chosen is None else columns.chosen
         document = dict(zip(chosen.tolist(), span.documents.tolist(), strict=True))
-        chunks = span.rows().tolist() if span.sparse else range(span.block.chunks)
+        assert (span.reach.start, span.reach.stop) == (starts[0], starts[-1] + int(span.counts[-1]))
+        chunks = span.rows().tolist() if span.sparse else span.reach
         for chunk, column in zip(chunks, columns.of_chunk.tolist(), strict=True):
             assert document.get(column) == expected.get(chunk)
         for size in (1, 3, 10, 1000):

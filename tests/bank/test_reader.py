@@ -182,6 +182,27 @@ def test_repeated_questions_do_not_read_the_keys_again(bank, monkeypatch):
     assert torch.equal(reader.read(1, queries(), all_tokens(queries())).scores, first.scores)
 
 
+def test_keys_are_copied_only_where_what_is_not_seen_lies_between(bank, monkeypatch):
+    monkeypatch.setattr(reader_module, "FEW", 1)
+    selected = []
+    select = keys_module.ScanKeys.select
+    monkeypatch.setattr(
+        keys_module.ScanKeys, "select", lambda keys, rows: selected.append(len(rows)) or select(keys, rows)
+    )
+    add(bank, [1, 2], namespace="a")
+    before = bank.reader(top_k=1).read(1, queries(), all_tokens(queries()))
+    add(bank, [3] * 9, namespace="b", prefix="more")
+    add(bank, [2], namespace="a", prefix="late")
+    whole = bank.reader(top_k=1)  # as long as it lives, others share its block
+    whole.read(1, queries(), all_tokens(queries()))
+    reader = bank.reader(top_k=1, version=1)
+    assert torch.equal(reader.read(1, queries(), all_tokens(queries())).scores, before.scores)
+    bank.reader(namespace="b").read(1, queries(), all_tokens(queries()))
+    assert selected == []
+    bank.reader(namespace="a").read(1, queries(), all_tokens(queries()))
+    assert selected == [5]
+
+
 def test_allowed_is_a_mask_of_each_request(bank):
     add(bank, [1, 2, 1, 2])
     reader = bank.reader(top_k=3)

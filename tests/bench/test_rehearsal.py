@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from memsparse.bench import rehearsal
-from memsparse.bench.rehearsal import rehearse
+from memsparse.bench.rehearsal import Rehearsal, rehearse
 from tests.engine.builders import tiny_model
 
 
@@ -12,11 +14,10 @@ def loaded():
 
 @pytest.mark.parametrize("key_format", ["bf16", "int8", "binary"])
 def test_every_rate_is_measured(loaded, key_format):
-    rates = rehearse(loaded, key_format, documents=(80, 200), encoded=500, repeats=3)
-    assert rates.question > 0
-    assert rates.token > 0
-    assert rates.read >= 0
-    assert 0 < rates.chunk < 1e-3
+    rates = rehearse(loaded, key_format, documents=(80, 160, 400), encoded=500, repeats=3)
+    assert rates.chunks == (640, 1280, 3200)
+    assert len(rates.reads) == len(rates.passes) == 3
+    assert min(*rates.reads, *rates.passes, rates.token) > 0
 
 
 def test_a_question_is_of_the_length_asked_for(loaded):
@@ -27,19 +28,21 @@ def test_a_question_is_of_the_length_asked_for(loaded):
         assert len(prompt.roles) == len(prompt.ids)
 
 
-def test_rates_are_a_line_through_two_banks(loaded, monkeypatch):
-    reads = iter([(0.040, 0.5), (0.060, 0.7)])
-    monkeypatch.setattr(rehearsal, "_asked", lambda *_: next(reads))
-    rates = rehearse(loaded, "bf16", documents=(80, 200), encoded=500)
-    layers = len(loaded.config.memory_layers)
-    assert rates.question == pytest.approx(0.6)
-    assert layers * (640 * rates.chunk + rates.read) == pytest.approx(0.040)
-    assert layers * (1920 * rates.chunk + rates.read) == pytest.approx(0.060)  # three segments of 640
+def test_rates_are_medians_of_what_was_asked_last(loaded, monkeypatch):
+    with Rehearsal(loaded, "bf16", documents=(80, 200)) as banks:
+        times = iter([(9.0, 9.0)] * 4 + [(9.0, 9.0), (1.0, 5.0), (9.0, 9.0), (2.0, 6.0)] * 2)
+        monkeypatch.setattr(banks, "_asked", lambda _: next(times))
+        banks.ask()
+        banks.forget()
+        banks.ask()
+        banks.ask()
+        rates = banks.rates()
+    assert (rates.reads, rates.passes) == ((1.0, 2.0), (5.0, 6.0))
+    assert math.isnan(rates.token)
 
 
-def test_noise_does_not_make_a_chunk_free(loaded, monkeypatch):
-    reads = iter([(0.050, 0.5), (0.010, 0.5)])
-    monkeypatch.setattr(rehearsal, "_asked", lambda *_: next(reads))
-    rates = rehearse(loaded, "bf16", documents=(80, 200), encoded=500)
-    assert rates.chunk > 0
-    assert rates.read >= 0
+def test_banks_beyond_the_disk_allowed_are_left_out(loaded, monkeypatch):
+    monkeypatch.setattr(rehearsal, "_BANK_BYTES", 2 * 8 * 16 * 6 * 200)  # 200 documents of the tiny model
+    with Rehearsal(loaded, "bf16", documents=(80, 100, 190, 300, 400)) as banks:
+        banks.ask()
+        assert banks.rates().chunks == (640, 1280, 1920)  # 190 documents take as many segments as 200

@@ -27,8 +27,7 @@ def loaded():
 
 @pytest.fixture(autouse=True)
 def _short_rehearsal(monkeypatch):
-    short = partial(rehearsal.rehearse, documents=(80, 200), encoded=500, repeats=2)
-    monkeypatch.setattr(scale, "rehearse", short)
+    monkeypatch.setattr(scale, "Rehearsal", partial(rehearsal.Rehearsal, documents=(80, 200)))
 
 
 @pytest.mark.parametrize("key_format", ["auto", "int8"])

@@ -141,15 +141,27 @@ def test_measured_rates_take_the_place_of_assumed_ones():
 
     def rates(key_format):
         asked.append(key_format)
-        return Rates(chunk=1e-8, read=1e-3, question=5e-3, token=1e-5)
+        return Rates(chunks=(10**5, 2 * 10**5), reads=(0.002, 0.003), passes=(4e-3, 5e-3), token=1e-5)
 
     plan = plan_memory(config, HERE, 10**7, rates=rates, routing_keys="bf16")
     assert asked == ["bf16"]
-    layers = plan.memory.layers
-    assert plan.question.route == pytest.approx(layers * (plan.memory.chunks * 1e-8 + 1e-3))
+    assert plan.memory.chunks > 2 * 10**5
+    assert plan.question.route == pytest.approx(plan.memory.chunks * 1e-8 + 1e-3)
     assert plan.question.first_token == pytest.approx(plan.question.route + 5e-3)
     assert plan.encode_seconds == pytest.approx(100)
     assert not any("matrix peak" in line for line in plan.assumptions)
+
+
+def test_rates_between_and_beyond_banks_that_were_asked():
+    rates = Rates(chunks=(100, 200, 400), reads=(1.0, 2.0, 6.0), passes=(3.0, 4.0, 5.0), token=1.0)
+    asked = (10, 100, 150, 300, 400, 500)
+    assert [rates.route(chunks) for chunks in asked] == pytest.approx([1, 1, 1.5, 4, 6, 8])
+    assert [rates.prefill(chunks) for chunks in asked] == pytest.approx([3, 3, 3.5, 4.5, 5, 5])
+
+
+def test_noise_does_not_make_a_chunk_free():
+    rates = Rates(chunks=(100, 200), reads=(3.0, 2.0), passes=(3.0, 4.0), token=1.0)
+    assert rates.route(400) == pytest.approx(4)
 
 
 def test_assumptions_are_told():
