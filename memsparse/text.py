@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Protocol, Self, runtime_checkable
 
 from tokenizers import Tokenizer as BackendTokenizer
@@ -24,6 +25,8 @@ TEMPLATE = -2
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKER = re.compile(r"<[^<>\s]+>")
 _NUMBER_TOKEN = re.compile(r"[\[\]0-9]+")
+_SHORT, _KEPT = 256, 1024
+"""Characters of a text whose ids are kept, at most, and how many such texts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,10 +136,17 @@ class FastTokenizer:
         }
         eos = tokenizer.eos_token_id
         self.stop_ids: Collection[int] = frozenset() if eos is None else frozenset({int(eos)})
+        self._encode_short = lru_cache(_KEPT)(self._encode)
 
     def encode(self, text: str) -> list[int]:
-        """Encode without matching control tokens and without adding any."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        """Encode without matching control tokens and without adding any.
+
+        Parts of templates, numbers and a question come again and again: ids of short texts are kept a while.
+        """
+        return list(self._encode_short(text) if len(text) <= _SHORT else self._encode(text))
+
+    def _encode(self, text: str) -> Sequence[int]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode, control tokens included."""
