@@ -14,6 +14,7 @@ import torch
 from memsparse.config import cache_dir
 from memsparse.engine.loading import load_model
 from memsparse.errors import MemSparseError
+from memsparse.ops import openmp
 from memsparse.ops.native import layers, library, scans
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -103,7 +104,7 @@ def _kernel() -> Check:
     tiled = [str(dtype).removeprefix("torch.") for dtype in taken if library.has_tiles(dtype)]
     detail += f" ({' and '.join(tiled)} by tiles)" if tiled else ""
     detail += "; models in bfloat16" if layers.has_bfloat16() else ""
-    detail += "" if library.has_threads() else "; on one thread: torch has no OpenMP here"
+    detail += "" if openmp.work_at_once() else "; on one thread: torch has no OpenMP here"
     if not taken:
         why = "there was no C compiler, or it is of another version: install the package again"
         why = "this processor lacks AVX-512" if library.is_built() else why

@@ -5,6 +5,7 @@ import torch
 
 from memsparse import doctor
 from memsparse.doctor import Check, examine
+from memsparse.ops import openmp
 from memsparse.ops.native import layers, library, scans
 from tests.tiny import save_tiny_model
 
@@ -57,9 +58,9 @@ def test_extras_that_serve_nothing_yet_are_not_named(monkeypatch: pytest.MonkeyP
 def test_the_scan_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     if scans.can_multiply(torch.float32, 64):
         assert "float32" in doctor._kernel().detail
-        assert ("one thread" in doctor._kernel().detail) != library.has_threads()
+        assert ("one thread" in doctor._kernel().detail) != bool(openmp.work_at_once())
         with monkeypatch.context() as patch:
-            patch.setattr(library, "has_threads", lambda: False)
+            patch.setattr(openmp, "work_at_once", lambda: None)
             assert doctor._kernel().detail.endswith("on one thread: torch has no OpenMP here")
             patch.setattr(library, "has_tiles", lambda dtype: dtype != torch.float32)
             assert "bfloat16 by tiles)" in doctor._kernel().detail

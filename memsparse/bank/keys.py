@@ -19,6 +19,7 @@ from torch import Tensor
 from memsparse.bank.fingerprint import Fingerprint
 from memsparse.bank.scan_files import LOSSY, ScanFiles
 from memsparse.bank.segments import SegmentFiles, SegmentRecord
+from memsparse.ops.openmp import release_threads
 from memsparse.ops.projection import lie_near, principal_basis, project_keys, sampled_rows
 from memsparse.ops.quantization import KeyFormat, ScanKeys, key_bytes, quantize_keys
 
@@ -184,7 +185,7 @@ class KeyTier:
                     if buffers is None and _needs_buffer(blocks[place + 1], layer):
                         buffers = self._borrow(), self._borrow()
                     following = None if buffers is None else buffers[(place + 1) % 2]
-                    ahead = self._ahead.submit(self._load, layer, blocks[place + 1], following)
+                    ahead = self._ahead.submit(self._load_ahead, layer, blocks[place + 1], following)
                 yield keys
         finally:
             if ahead is not None:
@@ -251,6 +252,12 @@ class KeyTier:
                 self.held += keys.nbytes
                 self.budget.give_back(size - keys.nbytes)
             return keys
+
+    def _load_ahead(self, layer: int, block: KeyBlock, buffer: Tensor | None) -> ScanKeys:
+        try:
+            return self._load(layer, block, buffer)
+        finally:
+            release_threads()
 
     def _basis(self, layer: int, block: KeyBlock) -> Tensor | None:
         """The columns that kept keys of a block take, by a sample of them; None: all of them."""

@@ -26,11 +26,13 @@ from memsparse.engine.plan import QUESTION_TOKENS, Rates, kv_width
 from memsparse.ops.quantization import KeyFormat
 from memsparse.text import Prompt
 
-DOCUMENTS = (512, 8192, 32_768)
+DOCUMENTS = (512, 8192, 65_536)
 """Of the banks that are asked. All are scanned, and the keys of the largest are more than caches hold."""
 _DOCUMENT_CHUNKS = 8
-_BANK_BYTES = 2**29
+_BANK_BYTES = 2**30
 """Of the largest bank, about, at most."""
+_TIMED = 3
+"""Questions to a bank of which the times count, behind one that fills the caches."""
 ENCODED = 16_384
 """Tokens of documents that are encoded."""
 ScanFormat = KeyFormat | Literal["auto"]
@@ -46,7 +48,7 @@ def rehearse(
     question_tokens: int = QUESTION_TOKENS,
     documents: Sequence[int] = DOCUMENTS,
     encoded: int = ENCODED,
-    repeats: int = 9,
+    repeats: int = 5,
 ) -> Rates:
     """Measure a model on its device.
 
@@ -113,12 +115,14 @@ class Rehearsal:
 
     def forget(self) -> None:
         """Begin anew: what was measured so far tells of an hour that is over."""
-        self._times: list[list[tuple[float, float]]] = []
+        self._times: list[list[tuple[float, float]]] = [[] for _ in self._readers]
 
     @torch.inference_mode()
     def ask(self) -> None:
-        """Put one question to each bank: once for the caches, and once for its times."""
-        self._times.append([[self._asked(reader) for _ in range(2)][-1] for reader in self._readers])
+        """Put a few questions to each bank."""
+        for reader, times in zip(self._readers, self._times, strict=True):
+            self._asked(reader)
+            times += [self._asked(reader) for _ in range(_TIMED)]
 
     def rates(self, token: float = math.nan) -> Rates:
         """Medians of what was measured since the last `forget`.
@@ -126,10 +130,7 @@ class Rehearsal:
         Args:
             token: seconds to encode one of a document, as `encode_rate` measures it. NaN: not measured.
         """
-        banks = [
-            [statistics.median(part) for part in zip(*bank, strict=True)]
-            for bank in zip(*self._times, strict=True)
-        ]
+        banks = [tuple(map(statistics.median, zip(*times, strict=True))) for times in self._times]
         reads, passes = zip(*banks, strict=True)
         return Rates(chunks=tuple(self._chunks), reads=reads, passes=passes, token=token)
 

@@ -32,6 +32,7 @@ from memsparse.engine.workers import Answering, Outcome, TakenError, Workers, ch
 from memsparse.errors import BankExistsError, BankNotFoundError, ConfigError, DocumentError, InputError
 from memsparse.model.configuration_memsparse import MemSparseConfig
 from memsparse.ops.lookup import find_ascending
+from memsparse.ops.openmp import make_way, release_threads
 from memsparse.text import Prompt
 from memsparse.types import (
     Answer,
@@ -128,6 +129,7 @@ class MemoryEngine:
         loaded = model if isinstance(model, LoadedModel) else load_model(model)
         check_workers(chosen.workers, loaded.device)
         own = fingerprint(loaded)
+        release_threads()  # who asks may be another thread
         try:
             opened = Bank.open(bank, own, read_only=read_only)
         except BankNotFoundError:
@@ -214,7 +216,10 @@ class MemoryEngine:
             return Routed(hits=(), layers=())
         ids, roles = self.model.prompts.question(query)
         prompt = Prompt(ids=ids, roles=roles, first_position=self._first_position())
-        session = self._runner.prefill(prompt, reader)
+        try:
+            session = self._runner.prefill(prompt, reader)
+        finally:
+            make_way()
         scores, index = session.best(min(limit, len(reader.numbers)))
         numbers = reader.numbers[index[index >= 0]].tolist()
         hits = tuple(

@@ -9,6 +9,7 @@ from time import perf_counter
 from memsparse.bank import Bank, Source
 from memsparse.engine.encoder import Encoder
 from memsparse.errors import DocumentError
+from memsparse.ops.openmp import release_threads
 from memsparse.types import Document, Passage
 
 Key = tuple[str, str]
@@ -95,11 +96,14 @@ class Ingest:
         what was stored before it stays.
         """
         self._total = len(documents) if total is None and isinstance(documents, Sized) else total
-        for document in documents:
-            self._take(document)
-            if len(self._pending) >= self._segment_documents:
-                self._commit()
-        self._commit()
+        try:
+            for document in documents:
+                self._take(document)
+                if len(self._pending) >= self._segment_documents:
+                    self._commit()
+            self._commit()
+        finally:
+            release_threads()
         self._report()
         return AddReport(
             added=self._added,

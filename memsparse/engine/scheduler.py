@@ -20,6 +20,7 @@ from memsparse.engine.model_runner import ModelRunner, Need, Prefill
 from memsparse.engine.request import Steps, Tell
 from memsparse.engine.session import Session
 from memsparse.errors import EngineError
+from memsparse.ops.openmp import make_way
 from memsparse.types import Answer
 
 _LONGEST_WAIT = 2
@@ -130,6 +131,7 @@ class Scheduler:
                 self._wait(ticket)
         finally:
             self._leave(tickets)
+            make_way()
         return tickets
 
     def stream(self, question: Question) -> Iterator[str | Answer]:
@@ -149,6 +151,7 @@ class Scheduler:
                     yield ticket.pieces.popleft()
         finally:
             self._leave([ticket])
+            make_way()
         yield ticket.result()
 
     def _enter(self, tickets: Sequence[Ticket]) -> None:

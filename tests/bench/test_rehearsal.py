@@ -30,7 +30,9 @@ def test_a_question_is_of_the_length_asked_for(loaded):
 
 def test_rates_are_medians_of_what_was_asked_last(loaded, monkeypatch):
     with Rehearsal(loaded, "bf16", documents=(80, 200)) as banks:
-        times = iter([(9.0, 9.0)] * 4 + [(9.0, 9.0), (1.0, 5.0), (9.0, 9.0), (2.0, 6.0)] * 2)
+        few = [(9.0, 9.0), (1.0, 5.0), (0.0, 4.0), (8.0, 8.0)]
+        many = [(9.0, 9.0), (2.0, 6.0), (0.0, 4.0), (8.0, 8.0)]
+        times = iter([(7.0, 7.0)] * 8 + [*few, *many] * 2)
         monkeypatch.setattr(banks, "_asked", lambda _: next(times))
         banks.ask()
         banks.forget()

@@ -25,6 +25,7 @@ from memsparse.errors import BankCorruptError, EngineError, InputError
 from memsparse.text import ROUTES, Prompt
 from memsparse.types import Answer, MemoryKV, Usage
 from tests.engine.builders import documents, tiny_model
+from tests.ops.test_openmp import run as run_with_threads
 
 QUESTIONS = (
     "Where is the cat?",
@@ -424,6 +425,30 @@ def test_threads_share_passes() -> None:
     assert (scheduler._waiting, scheduler._leading) == ([], None)
     scheduler._enter([])
     assert scheduler._tickets == {}
+
+
+def test_who_has_its_answer_keeps_no_openmp_threads() -> None:
+    run_with_threads("""
+from tests.engine.test_scheduler import FakeRunner, scheduler_of, steps_of
+release_threads()
+before, stay = threads(), threading.Event()
+scheduler = scheduler_of(FakeRunner(before=lambda names: numbers.sin()))
+def ask(streams):
+    if streams:
+        list(scheduler.stream(steps_of("a", [1, 1])))
+    else:
+        scheduler.ask([steps_of("b", [1, 1])])
+    asked.release()
+    stay.wait()
+asked = threading.Semaphore(0)
+others = [threading.Thread(target=ask, args=(streams,), daemon=True) for streams in (False, True)]
+for other in others:
+    other.start()
+for other in others:
+    asked.acquire()
+assert threads() == before + len(others), (before, threads())
+stay.set()
+""")
 
 
 def test_threads_of_an_engine_get_the_answers_of_one(engines: list[MemoryEngine]) -> None:

@@ -1,7 +1,6 @@
-"""The compiled functions, the threads they work on, and what they say when they do not."""
+"""The compiled functions, and what they say when they do not do their work."""
 
 import ctypes
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from memsparse.errors import InputError, ShapeError
+from memsparse.ops.openmp import work_at_once
 
 LIBRARY = Path(__file__).with_name("scan.kernel")
 VERSION = 18
@@ -22,11 +22,6 @@ _NO_MEMORY, _DOCUMENT_OUTSIDE, MIXED, _RUN_OUTSIDE, _NOT_A_NUMBER = 2, 3, 4, 5, 
 """Problems that C reports; MIXED is that documents do not ascend, for which it has no way."""
 OUTSIDE_ITS_BLOCK = "a run does not lie in its block"
 NO_NUMBER = "scores hold NaN; look for NaN in the routing queries and keys"
-
-
-def has_threads() -> bool:
-    """Whether work can be shared among torch's threads."""
-    return _work_at_once() is not None
 
 
 def is_built() -> bool:
@@ -53,7 +48,7 @@ def has_tiles(dtype: torch.dtype) -> bool:
 
 def all_threads() -> tuple[int | None, int]:
     """What has threads work at once, and how many torch has."""
-    return _work_at_once(), torch.get_num_threads()
+    return work_at_once(), torch.get_num_threads()
 
 
 def threads_for(work: int, least: int) -> tuple[int | None, int]:
@@ -165,32 +160,3 @@ def library_or_none() -> ctypes.CDLL | None:
     library.memsparse_collapse_queries.restype = library.memsparse_half_widths.restype = None
     library.memsparse_count_reaching.restype = None
     return library
-
-
-@cache
-def _openmp() -> int | None:
-    """Address of what has torch's own OpenMP threads work at once; None where torch has others.
-
-    Threads of our own would compete with torch's, which wait for their next work without going to sleep: on
-    two cores both of ours were put on one for milliseconds in every other scan.
-    """
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
-    except (AttributeError, OSError):
-        return None
-
-
-def _work_at_once() -> int | None:
-    return None if _forked else _openmp()
-
-
-_forked = False
-"""Whether this is a forked process, in which OpenMP may wait for threads that only its parent has."""
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_note_fork)
