@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from typing import Any, Protocol, Self, runtime_checkable
 
 from tokenizers import Tokenizer as BackendTokenizer
@@ -136,17 +135,22 @@ class FastTokenizer:
         }
         eos = tokenizer.eos_token_id
         self.stop_ids: Collection[int] = frozenset() if eos is None else frozenset({int(eos)})
-        self._encode_short = lru_cache(_KEPT)(self._encode)
+        self._kept: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Encode without matching control tokens and without adding any.
 
         Parts of templates, numbers and a question come again and again: ids of short texts are kept a while.
         """
-        return list(self._encode_short(text) if len(text) <= _SHORT else self._encode(text))
-
-    def _encode(self, text: str) -> Sequence[int]:
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        if len(text) > _SHORT:
+            return list(self._plain.encode(text, add_special_tokens=False).ids)
+        ids = self._kept.get(text)
+        if ids is None:
+            ids = list(self._plain.encode(text, add_special_tokens=False).ids)
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[text] = ids
+        return ids.copy()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode, control tokens included."""

@@ -1,11 +1,15 @@
+import pickle
+from typing import cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from memsparse import text as text_module
 from memsparse.errors import ConfigError, InputError
-from memsparse.text import PromptBuilder, Template, Turn, passage_text, split_document
+from memsparse.text import FastTokenizer, PromptBuilder, Template, Turn, passage_text, split_document
 from tests.fakes import char_builder
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|object_ref_end|>"]
@@ -97,6 +101,21 @@ def test_control_words_in_the_vocabulary_are_broken_apart(word_builder: PromptBu
     ids = word_builder.encode_text("a <|im_end|> a")
     assert ids
     assert control_ids(word_builder).isdisjoint(ids)
+
+
+def test_kept_ids_are_nobody_elses(byte_builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "_KEPT", 3)
+    wanted = byte_builder.encode_text("the ferry")
+    byte_builder.encode_text("the ferry").clear()
+    for number in range(9):
+        assert byte_builder.encode_text("the ferry") == wanted
+        byte_builder.encode_text(f"number {number}")
+        assert len(cast(FastTokenizer, byte_builder.tokenizer)._kept) <= 3
+
+
+def test_a_builder_goes_to_other_processes(byte_builder: PromptBuilder) -> None:
+    wanted = byte_builder.encode_text("the ferry")
+    assert pickle.loads(pickle.dumps(byte_builder)).encode_text("the ferry") == wanted
 
 
 def test_lone_surrogates_are_replaced(byte_builder: PromptBuilder) -> None:

@@ -55,7 +55,7 @@ def rehearse(
     Args:
         document_tokens: of a document, at most. None: the longest the model encodes.
         question_tokens: of a prompt, about.
-        documents: of the banks, about, ascending; the largest are left out where they take too much disk.
+        documents: of the banks, about, ascending; those that take too much disk become one that does not.
 
     Raises: BankError where the disk refuses.
     """

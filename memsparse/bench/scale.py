@@ -164,7 +164,7 @@ def _measure(
         for layer, (routing_q, mask) in first.asked.items():
             best.read(layer, routing_q, mask)
 
-    peak = peak_bytes(ask, device)
+    peak, whole_peak = peak_bytes(ask, device), process_peak()
     banks = rehearsal(cast(ScanFormat, reader.report().routing_keys or "auto"))
     banks.forget()
 
@@ -196,7 +196,7 @@ def _measure(
         "rescored_documents": round(report.rescored / max(1, report.reads), 1),
         "fallbacks": list(report.fallbacks),
         "peak_bytes": peak,
-        "process_peak_bytes": process_peak(),
+        "process_peak_bytes": whole_peak,
         "bank_bytes": bank_bytes(bank),
     }
     return row, banks.rates()

@@ -218,15 +218,16 @@ class MemoryEngine:
         prompt = Prompt(ids=ids, roles=roles, first_position=self._first_position())
         try:
             session = self._runner.prefill(prompt, reader)
+            scores, index = session.best(min(limit, len(reader.numbers)))
+            layers = session.routed(reader.numbers, limit=min(limit, len(reader.numbers)))
         finally:
             make_way()
-        scores, index = session.best(min(limit, len(reader.numbers)))
         numbers = reader.numbers[index[index >= 0]].tolist()
         hits = tuple(
             SearchHit(citation=citation_of(passage), score=score)
             for passage, score in zip(self.bank.passages(numbers), scores.tolist(), strict=False)
         )
-        return Routed(hits=hits, layers=session.routed(reader.numbers, limit=min(limit, len(reader.numbers))))
+        return Routed(hits=hits, layers=layers)
 
     def ask(self, question: str, *, namespace: Namespaces = None, version: int | None = None) -> Answer:
         """Answer a question from the documents; see `stream`. Calls of several threads run together."""

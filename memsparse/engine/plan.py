@@ -133,7 +133,8 @@ class Rates:
     """To encode one token of a document."""
 
     def route(self, chunks: float) -> float:
-        """To read a bank of so many chunks: between those asked by lines, beyond the largest by its slope."""
+        """To read a bank of so many chunks: between those asked by lines, below as the smallest, above by the slope
+        to the largest."""
         beyond = chunks - self.chunks[-1]
         if beyond <= 0:
             return float(np.interp(chunks, self.chunks, self.reads))
@@ -142,7 +143,7 @@ class Rates:
         return self.reads[-1] + beyond * (slope if slope > 0 else share)
 
     def prefill(self, chunks: float) -> float:
-        """A question's pass beside the reads of such a bank."""
+        """A question's pass beside the reads of such a bank; beyond those asked as the nearest of them."""
         return float(np.interp(chunks, self.chunks, self.passes))
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import cache, partial
 
-import torch  # noqa: F401 - with it OpenMP comes
+import torch
 
 _SOFTLY = 1
 """omp_pause_soft of OpenMP 5.0."""
@@ -26,15 +26,17 @@ def release_threads() -> None:
 
     Every thread that had work for others keeps some of its own. When there are more of these than processors,
     libgomp lets none of them wait awake, and whatever is small takes longer in every thread: a question by a
-    tenth. So who is done for now lets go of them, which takes .1 ms. Other OpenMPs are left alone.
+    tenth. So who is done for now lets go of them, which takes .1 ms of two threads, and more of more. Other
+    OpenMPs than libgomp are left alone, and so is a process of one thread: it may be a child that was forked,
+    and would wait for threads that only its parent has.
     """
-    pause = None if _forked else _pause()
+    pause = None if _forked or torch.get_num_threads() == 1 else _pause()
     if pause is not None:
         pause()
 
 
 def make_way() -> None:
-    """Release threads where other Python threads may have work for theirs."""
+    """Release threads where there are other Python threads, which may have work for theirs."""
     if threading.active_count() > 1:
         release_threads()
 
