@@ -133,8 +133,8 @@ class Rates:
     """To encode one token of a document."""
 
     def route(self, chunks: float) -> float:
-        """To read a bank of so many chunks: between those asked by lines, below as the smallest, above by the slope
-        to the largest."""
+        """To read a bank of so many chunks: between those asked by lines, below as the smallest, above by the
+        last slope."""
         beyond = chunks - self.chunks[-1]
         if beyond <= 0:
             return float(np.interp(chunks, self.chunks, self.reads))
