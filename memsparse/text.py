@@ -142,14 +142,13 @@ class FastTokenizer:
 
         Parts of templates, numbers and a question come again and again: ids of short texts are kept a while.
         """
-        if len(text) > _SHORT:
-            return list(self._plain.encode(text, add_special_tokens=False).ids)
         ids = self._kept.get(text)
         if ids is None:
             ids = list(self._plain.encode(text, add_special_tokens=False).ids)
-            if len(self._kept) >= _KEPT:
-                self._kept.clear()
-            self._kept[text] = ids
+            if len(text) <= _SHORT:
+                if len(self._kept) >= _KEPT:
+                    self._kept.clear()
+                self._kept[text] = ids
         return ids.copy()
 
     def decode(self, ids: Sequence[int]) -> str:

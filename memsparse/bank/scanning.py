@@ -65,10 +65,10 @@ class Scanning:
         chunks = max(min(TILE, TOGETHER // max(len(q), 1)), 1)
         for span, keys in self.stream(layer_idx, device):
             columns = span.columns(device)
-            reach = span.reach
-            keys = (
-                keys.select(span.rows().to(device)) if span.sparse else keys.narrow(reach.start, len(reach))
-            )
+            if span.sparse:
+                keys = keys.select(span.rows().to(device))
+            else:
+                keys = keys.narrow(span.reach.start, len(span.reach))
             for tile in columns.tiles(chunks):
                 lower, upper = scan.bounds(
                     keys.narrow(tile.chunks.start, len(tile.chunks)),

@@ -82,8 +82,8 @@ class Rehearsal:
     ) -> None:
         config = loaded.config
         self._runner, self._prompt = ModelRunner(loaded), _prompt(loaded, question_tokens)
-        self._device, self._layers = loaded.device, len(config.memory_layers or ())
-        width = self._layers * kv_width(config)
+        self._device = loaded.device
+        width = len(config.memory_layers or ()) * kv_width(config)
         most = _BANK_BYTES // (_DOCUMENT_CHUNKS * width * 6)  # K, V and keys of 2 bytes each
         largest = max(2 * documents[0], min(documents[-1], most))
         counts = [*(count for count in documents if count < largest), largest]

@@ -24,7 +24,7 @@ from memsparse.bench.timing import in_turns, peak_bytes, percentiles, process_pe
 from memsparse.engine.hardware import of_machine
 from memsparse.engine.loading import LoadedModel
 from memsparse.engine.model_runner import ModelRunner
-from memsparse.engine.plan import Rates, memory_of, plan_memory
+from memsparse.engine.plan import Rates, plan_memory
 from memsparse.errors import EngineError, InputError
 from memsparse.machine import SECONDS, Machine, free_host_bytes, measure_machine
 from memsparse.model.cache import MemSparseCache
@@ -274,7 +274,7 @@ def planned(loaded: LoadedModel, machine: Machine, row: dict[str, Any], rates: R
         question_tokens=row["question_tokens"],
         rates=lambda _: rates,
     )
-    shape = memory_of(loaded.config, row["tokens"], document_tokens=row["tokens"] / row["documents"])
+    shape = found.memory
     chunk = shape.layers * key_bytes(shape.width, found.routing_keys)
     reading = row["chunks"] * chunk / machine.bandwidth
     flops = 2 * row["chunks"] * shape.layers * shape.width * row["routing_tokens"]

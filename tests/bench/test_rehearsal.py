@@ -43,7 +43,7 @@ def test_rates_are_medians_of_what_was_asked_last(loaded, monkeypatch):
     assert math.isnan(rates.token)
 
 
-def test_banks_beyond_the_disk_allowed_are_left_out(loaded, monkeypatch):
+def test_banks_beyond_the_disk_allowed_become_one_that_is_not(loaded, monkeypatch):
     monkeypatch.setattr(rehearsal, "_BANK_BYTES", 2 * 8 * 16 * 6 * 200)  # 200 documents of the tiny model
     with Rehearsal(loaded, "bf16", documents=(80, 100, 190, 300, 400)) as banks:
         banks.ask()
