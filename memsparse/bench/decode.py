@@ -24,15 +24,16 @@ from memsparse.types import Answer
 Note = Callable[[str], None]
 _PARTS = 5
 """Of the questions, at most, that are asked one by one and then at once."""
-_WAVES = 5
-"""Times as many questions as are under way, at least, in a part: at its end fewer and fewer are."""
+_WAVES = 20
+"""Times as many questions as are under way, at least, in a part: when it begins all are at one step, and at
+its end fewer and fewer are under way, which took a twentieth of a part of five waves."""
 
 
 def measure_decode(
     loaded: LoadedModel,
     *,
     documents: int = 1000,
-    questions: int = 32,
+    questions: int = 320,
     together: Sequence[int] = (1, 2, 4, 8, 16),
     seed: int = 5,
     seconds: float = SECONDS,

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from memsparse.errors import ShapeError
@@ -89,7 +90,8 @@ def causal_attention(
 ) -> Tensor:
     """Attend for the last T of a request's S keys: every token sees the S - T keys before, then causally.
 
-    Equal to `memory_attention` of one row, whose chunks stand before its tokens.
+    Equal to `memory_attention` of one row, whose chunks stand before its tokens. Without a bias no mask is
+    made where torch has a kernel that needs none: flash attention, on an accelerator.
 
     Args:
         bias_S: added to the logits of the keys (the routing gate).
@@ -107,8 +109,11 @@ def causal_attention(
         q = q_THD.view(1, groups, heads // groups, width)
         attended = scaled_dot_product_attention(q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale)
         return attended.view(1, heads, width)
-    mask = q_THD.new_zeros(tokens, keys) if mask is None else mask.repeat(tokens, 1)
-    mask[:, keys - tokens :] += torch.full_like(mask[:, :tokens], float("-inf")).triu(1)
+    if mask is None:
+        mask = causal_lower_right(tokens, keys)
+    else:
+        mask = mask.repeat(tokens, 1)
+        mask[:, keys - tokens :] += torch.full_like(mask[:, :tokens], float("-inf")).triu(1)
     q = q_THD.transpose(0, 1)[None]
     attended = scaled_dot_product_attention(
         q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale, enable_gqa=True

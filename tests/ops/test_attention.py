@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen3.modeling_qwen3 import repeat_kv
 
@@ -186,6 +187,20 @@ def test_one_request_by_itself_equals_the_twin(
     keys_bias = None if bias is None else torch.nn.functional.pad(bias[0], (0, past + tokens))
     fast = causal_attention(q[0].transpose(0, 1), k[0], v[0], bias_S=keys_bias, scale=0.4)
     torch.testing.assert_close(fast.transpose(0, 1)[None], slow, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize(("tokens", "keys"), [(1, 9), (7, 7), (5, 300)])
+def test_flash_attention_is_enough_on_an_accelerator(
+    heads: int, kv_heads: int, tokens: int, keys: int
+) -> None:
+    q = torch.randn(tokens, heads, 64, dtype=torch.bfloat16, device="cuda")
+    k, v = torch.randn(2, kv_heads, keys, 64, dtype=torch.bfloat16, device="cuda")
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        got = causal_attention(q, k, v, scale=0.4)
+    want = causal_attention(q.double().cpu(), k.double().cpu(), v.double().cpu(), scale=0.4)
+    torch.testing.assert_close(got.double().cpu(), want, atol=0.02, rtol=0.02)
 
 
 def test_tokens_without_keys_of_their_own_are_refused() -> None:

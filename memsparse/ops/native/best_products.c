@@ -1,13 +1,14 @@
 /* The best inner product of every key with each request's routing tokens: what a scan asks of a processor.
 
    A general matrix product writes all products to memory, from where they are read again for their maximum.
-   Here ROWS keys meet two vectors of 16 tokens in registers, and only the maximum leaves them.
+   Here ROWS keys meet two vectors of 16 tokens in registers, and only the maximum over a request leaves the nearest
+   cache.
 
    A vector holds tokens of one request, filled up with copies of one of them, which changes no maximum: four
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
    int8, 2 of bfloat16, 1 of float32). Of int8 the instruction wants one factor unsigned: 128 is added to tokens by
-   turning their highest bit, once for all ROWS keys, and 128 times the sum of a key, reckoned with the first vectors, is
-   taken off its sums before they begin. No product overflows up to 2**16 columns. Processors with AMX multiply the same
+   turning their highest bit, once for all ROWS keys, and 128 times the sum of a key, reckoned once for all vectors, is
+   taken off its best sum. No product overflows up to 2**16 columns. Processors with AMX multiply the same
    vectors by tiles (tiles.h).
 
    Nothing here depends on Python. Instructions are chosen function by function, so that the file compiles for
@@ -39,6 +40,7 @@ int memsparse_version(void)
 #define HELD (80 * ROWS) /* rows whose products a thread holds until their documents are bounded: whole tiles, too */
 #define LINE 64          /* bytes of a cache line */
 #define NEAR (256 << 10) /* bytes of keys that meet all vectors before the next do: part of an L2 cache */
+#define NEAREST (24 << 10) /* bytes of vectors that meet a block of keys before the next do: part of an L1 cache */
 
 /* So many rows, whole blocks of `height`. */
 static inline int64_t rows_near(int64_t row_bytes, int64_t height)
@@ -53,97 +55,74 @@ static inline int32_t word(const char *from)
     return value;
 }
 
-/* The largest lane of each of 16 vectors, in their order: the maxima of two vectors' halves lie side by side in
-   one, then those of four vectors' quarters, until one vector has a lane of each. */
-__attribute__((target("avx512f"))) static inline __m512 largest_lanes(const __m512 of[LANES])
+/* Raise best[row] of the first `used` rows to a lane of each. */
+__attribute__((target("avx512f"))) static inline void raise_rows(__m512 lanes, int used, float *best)
 {
-    __m512 eight[8], four[4], two[2];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        eight[i] = _mm512_max_ps(_mm512_shuffle_f32x4(of[i], of[i + 8], 0x44),
-                                 _mm512_shuffle_f32x4(of[i], of[i + 8], 0xEE));
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        four[i] = _mm512_max_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88),
-                                _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xDD));
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++)
-        two[i] = _mm512_max_ps(_mm512_unpacklo_ps(four[i], four[i + 2]),
-                               _mm512_unpackhi_ps(four[i], four[i + 2]));
-    const __m512 mixed = _mm512_max_ps(_mm512_shuffle_ps(two[0], two[1], 0x44),
-                                       _mm512_shuffle_ps(two[0], two[1], 0xEE));
-    const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-    return _mm512_permutexvar_ps(order, mixed);
-}
-
-/* Raise best[row] of the first `used` of `rows` rows to the largest lane of each. */
-__attribute__((target("avx512f"))) static inline void raise_rows(
-    __m512 of[LANES], const int rows, int used, float *best)
-{
-    for (int i = rows; i < LANES; i++)
-        of[i] = of[0];
     const __mmask16 there = (__mmask16)((1u << used) - 1);
-    const __m512 before = _mm512_maskz_loadu_ps(there, best);
-    _mm512_mask_storeu_ps(best, there, _mm512_max_ps(largest_lanes(of), before));
+    _mm512_mask_storeu_ps(best, there, _mm512_max_ps(lanes, _mm512_maskz_loadu_ps(there, best)));
 }
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
 
-/* -128 times the sum of each of ROWS rows, in every lane; as numbers they are written first, then read. */
-VNNI static inline __attribute__((always_inline)) void minus_128_sums(
-    const char *rows, int64_t bytes, int is_first, int32_t *numbers, __m512i of[ROWS])
+/* 128 times the sum of each row. */
+VNNI static void sums_128(const char *rows, int64_t bytes, int64_t count, int32_t *to)
 {
     const __m512i weight = _mm512_set1_epi8((char)128);
-    if (is_first) {
-#pragma GCC unroll 12
-        for (int row = 0; row < ROWS; row++)
-            of[row] = _mm512_setzero_si512();
+    for (int64_t row = 0; row < count; row++, rows += bytes) {
+        __m512i sum = _mm512_setzero_si512();
         for (int64_t at = 0; at < bytes; at += LINE) {
             const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
-#pragma GCC unroll 12
-            for (int row = 0; row < ROWS; row++)
-                of[row] = _mm512_dpbusd_epi32(of[row], weight, _mm512_maskz_loadu_epi8(there, rows + row * bytes + at));
+            sum = _mm512_dpbusd_epi32(sum, weight, _mm512_maskz_loadu_epi8(there, rows + at));
         }
-#pragma GCC unroll 12
-        for (int row = 0; row < ROWS; row++)
-            numbers[row] = -_mm512_reduce_add_epi32(of[row]);
+        to[row] = _mm512_reduce_add_epi32(sum);
     }
-#pragma GCC unroll 12
-    for (int row = 0; row < ROWS; row++)
-        of[row] = _mm512_set1_epi32(numbers[row]);
+}
+
+VNNI static inline __m512 less_sums(__m512i lanes, int used, const int32_t *sums)
+{
+    const __mmask16 there = (__mmask16)((1u << used) - 1);
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(lanes, _mm512_maskz_loadu_epi32(there, sums)));
 }
 
 #define KIND(name) name##_int8
 #define TARGET VNNI
 #define SUMS __m512i
-#define START(rows, bytes, is_first, numbers, of) minus_128_sums(rows, bytes, is_first, numbers, of)
+#define ZERO _mm512_setzero_si512()
+#define LOWEST _mm512_set1_epi32(INT32_MIN)
 #define TOKENS(from) _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8((char)128))
 #define KEY(from) _mm512_set1_epi32(word(from))
 #define ADD(sums, token, key) _mm512_dpbusd_epi32(sums, token, key)
-#define FLOATS(sums) _mm512_cvtepi32_ps(sums)
+#define LARGER(left, right) _mm512_max_epi32(left, right)
+#define BITS(sums) _mm512_castsi512_ps(sums)
+#define OF(bits) _mm512_castps_si512(bits)
+#define FINISH(lanes, used, prepared) less_sums(lanes, used, prepared)
+#define PREPARE(rows, bytes, count, prepared) sums_128(rows, bytes, count, prepared)
 #include "block.h"
 #undef KIND
 #undef TARGET
 #undef SUMS
-#undef START
+#undef ZERO
+#undef LOWEST
 #undef TOKENS
 #undef ADD
-#undef FLOATS
-
-__attribute__((target("avx512f"))) static inline __attribute__((always_inline)) void zeros(__m512 of[ROWS])
-{
-#pragma GCC unroll 12
-    for (int row = 0; row < ROWS; row++)
-        of[row] = _mm512_setzero_ps();
-}
+#undef LARGER
+#undef BITS
+#undef OF
+#undef FINISH
+#undef PREPARE
 
 #define KIND(name) name##_bfloat16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512bf16")))
 #define SUMS __m512
-#define START(rows, bytes, is_first, numbers, of) ((void)(numbers), zeros(of))
+#define ZERO _mm512_setzero_ps()
+#define LOWEST _mm512_set1_ps(-INFINITY)
 #define TOKENS(from) _mm512_loadu_si512(from)
 #define ADD(sums, token, key) _mm512_dpbf16_ps(sums, (__m512bh)(token), (__m512bh)(key))
-#define FLOATS(sums) (sums)
+#define LARGER(left, right) _mm512_max_ps(left, right)
+#define BITS(sums) (sums)
+#define OF(bits) (bits)
+#define FINISH(lanes, used, prepared) (lanes)
+#define PREPARE(rows, bytes, count, prepared) ((void)(prepared))
 #include "block.h"
 #undef KIND
 #undef TARGET
@@ -156,11 +135,16 @@ __attribute__((target("avx512f"))) static inline __attribute__((always_inline)) 
 #undef KIND
 #undef TARGET
 #undef SUMS
-#undef START
+#undef ZERO
+#undef LOWEST
 #undef TOKENS
 #undef KEY
 #undef ADD
-#undef FLOATS
+#undef LARGER
+#undef BITS
+#undef OF
+#undef FINISH
+#undef PREPARE
 
 #if defined(__linux__) && !defined(MEMSPARSE_NO_TILES)
 #include "tiles.h"
@@ -233,7 +217,7 @@ struct work {
 /* Rows of integers as float32, multiplied while they are in the nearest cache. */
 static void raise_widened(
     const struct work *work, const char *keys, int64_t rows, int64_t span, float *best, float *wide, char *spare,
-    int32_t *starts)
+    int32_t *prepared)
 {
     const int64_t width = work->row_bytes;
     for (int64_t begin = 0; begin < rows; begin += ROWS) {
@@ -242,36 +226,36 @@ static void raise_widened(
         for (int64_t i = 0; i < used * width; i++)
             wide[i] = from[i];
         raise_float32((const char *)wide, used, 4 * width, work->lanes, work->vectors, work->request, span,
-                      best + begin, spare, starts);
+                      best + begin, spare, prepared);
     }
 }
 
 /* Raise best, (requests, span), of rows from `begin` to `end`, the first of which it begins with. */
 static void raise_rows_of(
-    const struct work *work, int64_t begin, int64_t end, int64_t span, float *best, char *spare, int32_t *starts)
+    const struct work *work, int64_t begin, int64_t end, int64_t span, float *best, char *spare, int32_t *prepared)
 {
     const int64_t stride = work->row_bytes, vectors = work->vectors, rows = end - begin;
     const char *keys = work->keys + begin * stride, *lanes = work->lanes;
     if (work->kind == INT8_BY_FLOAT32)
-        raise_widened(work, keys, rows, span, best, (float *)(spare + 4 * ROWS * stride), spare, starts);
+        raise_widened(work, keys, rows, span, best, (float *)(spare + 4 * ROWS * stride), spare, prepared);
     else if (work->kind == INT8)
-        raise_int8(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
+        raise_int8(keys, rows, stride, lanes, vectors, work->request, span, best, spare, prepared);
     else if (work->kind == BFLOAT16)
-        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
+        raise_bfloat16(keys, rows, stride, lanes, vectors, work->request, span, best, spare, prepared);
 #ifdef TILED
     else if (work->kind == INT8_BY_TILES)
-        raise_int8_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
+        raise_int8_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
     else if (work->kind == BFLOAT16_BY_TILES)
-        raise_bfloat16_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
+        raise_bfloat16_tiles(keys, rows, stride, lanes, vectors, work->request, span, best, spare);
 #endif
     else
-        raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare, starts);
+        raise_float32(keys, rows, stride, lanes, vectors, work->request, span, best, spare, prepared);
 }
 
 /* Raise bounds to rows from `begin` to `end`, without more of their products than `own` holds. Returns 0, or the problem
    of their documents, of which nothing is raised then. */
 static int bound_rows(
-    const struct work *work, int64_t begin, int64_t end, float *own, char *spare, int32_t *starts)
+    const struct work *work, int64_t begin, int64_t end, float *own, char *spare, int32_t *prepared)
 {
     if (!are_inside(work->to, begin, end))
         return DOCUMENT_OUTSIDE;
@@ -282,7 +266,7 @@ static int bound_rows(
         for (int64_t request = 0; request < work->requests; request++)
             for (int64_t i = 0; i < to - at; i++)
                 own[request * HELD + i] = -INFINITY;
-        raise_rows_of(work, at, to, HELD, own, spare, starts);
+        raise_rows_of(work, at, to, HELD, own, spare, prepared);
         raise_bounds(work->to, own, HELD, at, to);
     }
     return NONE;
@@ -293,21 +277,22 @@ static void take_parts(void *given)
     struct work *work = given;
     char *spare = calloc(TOGETHER, work->kind == INT8_BY_FLOAT32 ? 8 * work->row_bytes : work->row_bytes);
     float *own = malloc(HELD * work->requests * sizeof *own);
-    int32_t *starts = malloc((rows_near(work->row_bytes, TOGETHER) + ROWS) * sizeof *starts); /* for either height */
+    int32_t *prepared = malloc(rows_near(work->row_bytes, ROWS) * sizeof *prepared);
 #ifdef TILED
     if (is_tiled(work->kind))
         begin_tiles();
 #endif
-    while (spare != NULL && own != NULL && starts != NULL && __atomic_load_n(&work->problem, __ATOMIC_RELAXED) == NONE) {
+    while (spare != NULL && own != NULL && prepared != NULL &&
+           __atomic_load_n(&work->problem, __ATOMIC_RELAXED) == NONE) {
         const int64_t begin = __atomic_fetch_add(&work->next, work->part, __ATOMIC_RELAXED);
         if (begin >= work->rows)
             break;
         const int64_t end = work->rows - begin < work->part ? work->rows : begin + work->part;
         int problem = NONE;
         if (work->to == NULL)
-            raise_rows_of(work, begin, end, work->rows, work->best + begin, spare, starts);
+            raise_rows_of(work, begin, end, work->rows, work->best + begin, spare, prepared);
         else
-            problem = bound_rows(work, border(work->to, begin), border(work->to, end), own, spare, starts);
+            problem = bound_rows(work, border(work->to, begin), border(work->to, end), own, spare, prepared);
         if (problem != NONE)
             __atomic_store_n(&work->problem, problem, __ATOMIC_RELAXED);
     }
@@ -315,7 +300,7 @@ static void take_parts(void *given)
     if (is_tiled(work->kind))
         end_tiles();
 #endif
-    free(starts);
+    free(prepared);
     free(own);
     free(spare);
 }

@@ -3,41 +3,52 @@
    KIND(x)         x with the kind's name after it
    TARGET          what the processor must have
    SUMS            a register of 16 sums
-   START(r, b, f, n, s)  make the sums of ROWS rows of b bytes begin with n numbers, to be written if f
+   ZERO, LOWEST    one of 16 zeros, and of what is lower than all sums
    TOKENS(p)       four bytes of each token of a vector
    KEY(p)          four bytes of a key, for every lane
    ADD(s, t, k)    s and the products of the tokens t with a key k
-   FLOATS(s)       the sums as 16 floats */
+   LARGER(a, b)    lane by lane
+   BITS(s), OF(b)  a register as one of floats, bit for bit, and back
+   FINISH(s, n, p) sums of n rows, one in a lane, as floats, by what PREPARE wrote
+   PREPARE(r, b, n, p)  write what n rows r of b bytes need besides, once for all vectors */
 
-#define HEIGHT ROWS
-
-/* Two vectors, or one twice. */
-struct KIND(pair) {
-    const char *first, *second;
-    int is_first; /* of all */
-};
-
-TARGET static inline __attribute__((always_inline)) struct KIND(pair) KIND(pair_of)(
-    const char *first, const char *second, int64_t place)
+/* The largest lane of each of 16 registers, in their order: the maxima of two registers' halves lie side by side in
+   one, then those of four registers' quarters, until one has a lane of each. */
+#define BESIDE(a, b, how) OF(_mm512_shuffle_f32x4(BITS(a), BITS(b), how))
+TARGET static inline __attribute__((always_inline)) SUMS KIND(largest_lanes)(const SUMS of[LANES])
 {
-    return (struct KIND(pair)){first, second, place == 0};
+    SUMS eight[8], four[4], two[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        eight[i] = LARGER(BESIDE(of[i], of[i + 8], 0x44), BESIDE(of[i], of[i + 8], 0xEE));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        four[i] = LARGER(BESIDE(eight[i], eight[i + 4], 0x88), BESIDE(eight[i], eight[i + 4], 0xDD));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = LARGER(OF(_mm512_unpacklo_ps(BITS(four[i]), BITS(four[i + 2]))),
+                        OF(_mm512_unpackhi_ps(BITS(four[i]), BITS(four[i + 2]))));
+    const SUMS mixed = LARGER(OF(_mm512_shuffle_ps(BITS(two[0]), BITS(two[1]), 0x44)),
+                              OF(_mm512_shuffle_ps(BITS(two[0]), BITS(two[1]), 0xEE)));
+    const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    return OF(_mm512_permutexvar_ps(order, BITS(mixed)));
 }
+#undef BESIDE
 
-/* Sums of ROWS rows with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64 of a vector. Rows are
-   addressed from four of them, at distances the processor computes while it loads. */
+/* Raise best sums of ROWS rows to those with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64
+   of a vector. Rows are addressed from four of them, at distances the processor computes while it loads. */
 TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
-    const char *rows, int64_t stride, const struct KIND(pair) *pair, const int count, int32_t *starts,
-    SUMS sums[ROWS][2])
+    const char *rows, int64_t stride, const char *first, const char *second, const int count,
+    SUMS best[ROWS])
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
-    SUMS start[ROWS], total[ROWS][2];
-    START(rows, stride, pair->is_first, starts, start);
+    SUMS total[ROWS][2];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
-        total[row][0] = total[row][1] = start[row];
+        total[row][0] = total[row][1] = ZERO;
     for (int64_t at = 0; at < stride; at += 4) {
-        const __m512i token = TOKENS(pair->first + at * LANES);
-        const __m512i other = count == 2 ? TOKENS(pair->second + at * LANES) : token;
+        const __m512i token = TOKENS(first + at * LANES);
+        const __m512i other = count == 2 ? TOKENS(second + at * LANES) : token;
         if (at % LINE == 0) /* the same place in the rows that come next */
 #pragma GCC unroll 12
             for (int row = 0; row < ROWS; row++)
@@ -53,33 +64,43 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++) {
         __asm__("" : "+v"(total[row][0]), "+v"(total[row][1])); /* else GCC stores them in every step */
-        sums[row][0] = total[row][0], sums[row][1] = total[row][1];
+        best[row] = LARGER(best[row], count == 2 ? LARGER(total[row][0], total[row][1]) : total[row][0]);
     }
 }
 
-/* Raise best[request * span + row] of ROWS rows, of which `used` are there, to what two vectors give. */
-TARGET static inline __attribute__((always_inline)) void KIND(raise_block)(
-    const char *rows, int64_t stride, int used, const struct KIND(pair) *pair, const int count,
-    const int32_t *request, int64_t span, float *best, int32_t *starts)
+/* All rows with all vectors: raise best[request * span + row]. So many vectors of a request meet a block of rows as
+   the nearest cache holds, and its maximum is taken once for all of them. `spare` has room for ROWS rows: the last
+   ones are multiplied there, in company; `prepared` for a number of each row that is NEAR. */
+TARGET static void KIND(raise)(
+    const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
+    const int32_t *request, int64_t span, float *best, char *spare, int32_t *prepared)
 {
-    SUMS sums[ROWS][2];
-    __m512 floats[LANES];
-    KIND(multiply)(rows, stride, pair, count, starts, sums);
-    if (count == 2 && request[0] == request[1]) {
-#pragma GCC unroll 12
-        for (int row = 0; row < ROWS; row++)
-            floats[row] = _mm512_max_ps(FLOATS(sums[row][0]), FLOATS(sums[row][1]));
-        raise_rows(floats, ROWS, used, best + request[0] * span);
-        return;
-    }
-#pragma GCC unroll 2
-    for (int vector = 0; vector < count; vector++) {
-#pragma GCC unroll 12
-        for (int row = 0; row < ROWS; row++)
-            floats[row] = FLOATS(sums[row][vector]);
-        raise_rows(floats, ROWS, used, best + request[vector] * span);
+    const int64_t step = stride * LANES; /* bytes of a vector */
+    const int64_t part = rows_near(stride, ROWS), most = NEAREST / step < 2 ? 2 : NEAREST / step / 2 * 2;
+    for (int64_t begin = 0; begin < rows; begin += part) {
+        const int64_t end = begin + part < rows ? begin + part : rows;
+        for (int64_t vector = 0, next; vector < vectors; vector = next) {
+            for (next = vector + 1; next < vectors && next - vector < most && request[next] == request[vector];)
+                next++;
+            for (int64_t row = begin; row < end; row += ROWS) {
+                const int used = end - row < ROWS ? (int)(end - row) : ROWS;
+                const char *block = keys + row * stride;
+                if (used < ROWS)
+                    block = memcpy(spare, block, used * stride);
+                if (vector == 0)
+                    PREPARE(block, stride, used, prepared + row - begin);
+                SUMS sums[LANES];
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++)
+                    sums[i] = LOWEST;
+                int64_t at = vector;
+                for (; at + 1 < next; at += 2)
+                    KIND(multiply)(block, stride, lanes + at * step, lanes + (at + 1) * step, 2, sums);
+                if (at < next)
+                    KIND(multiply)(block, stride, lanes + at * step, NULL, 1, sums);
+                raise_rows(FINISH(KIND(largest_lanes)(sums), used, prepared + row - begin), used,
+                           best + request[vector] * span + row);
+            }
+        }
     }
 }
-
-#include "every_row.h"
-#undef HEIGHT

@@ -186,7 +186,7 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 32, 33, 700])
 @pytest.mark.parametrize("width", [4, 60, 64, 132, 1024])
-@pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5])
+@pytest.mark.parametrize("counts", [[1], [16], [17], [5, 33, 1], [16] * 5, [90, 7]])
 def test_it_is_the_best_product(dtype: torch.dtype, rows: int, width: int, counts: list[int]) -> None:
     keys, tokens = numbers(rows, width, dtype), numbers(sum(counts), width, dtype)
     found = scans.best_products(keys, lay_out(tokens, counts))
