@@ -137,7 +137,9 @@ def decode(
     documents: Annotated[
         int, typer.Option(min=1, help="Documents of the bank, of an invented world.")
     ] = 1000,
-    questions: Annotated[int, typer.Option(min=1, help="Questions put to it.")] = 320,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Questions put to it; better 100 for each at once.")
+    ] = 320,
     together: Annotated[
         str, typer.Option("--together", metavar="A,B...", help="Questions under way at a time.")
     ] = "1,2,4,8,16",

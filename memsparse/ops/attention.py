@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.nn.functional import scaled_dot_product_attention
 
 from memsparse.errors import ShapeError
@@ -91,7 +91,7 @@ def causal_attention(
     """Attend for the last T of a request's S keys: every token sees the S - T keys before, then causally.
 
     Equal to `memory_attention` of one row, whose chunks stand before its tokens. Without a bias no mask is
-    made where torch has a kernel that needs none: flash attention, on an accelerator.
+    made where torch has a kernel that needs none: flash attention, in half precision on an accelerator.
 
     Args:
         bias_S: added to the logits of the keys (the routing gate).
@@ -110,7 +110,7 @@ def causal_attention(
         attended = scaled_dot_product_attention(q, k_GSD[None], v_GSD[None], attn_mask=mask, scale=scale)
         return attended.view(1, heads, width)
     if mask is None:
-        mask = causal_lower_right(tokens, keys)
+        mask = _lower_right(tokens, keys)
     else:
         mask = mask.repeat(tokens, 1)
         mask[:, keys - tokens :] += torch.full_like(mask[:, :tokens], float("-inf")).triu(1)
@@ -156,6 +156,13 @@ def attend_each(
         for q, (k, v, bias) in zip(queries, keys, strict=True)
     ]
     return torch.cat([*attended, torch.zeros_like(q_NHD[sum(tokens) :])])
+
+
+def _lower_right(tokens: int, keys: int) -> CausalBias:
+    """torch's `causal_lower_right` without the (2, tokens, keys) numbers of host memory that it reserves."""
+    bias: CausalBias = CausalBias.__new__(CausalBias)
+    CausalBias.__init__(bias, CausalVariant.LOWER_RIGHT, tokens, keys)
+    return bias
 
 
 def _check_memory(

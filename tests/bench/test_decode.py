@@ -62,6 +62,23 @@ def test_nothing_is_not_measured(loaded, settings):
         measure(loaded, **settings)
 
 
+def test_many_questions_take_turns_in_parts(loaded, monkeypatch):
+    monkeypatch.setattr(decode, "_WAVES", 1)
+    sizes = []
+    answer_many = MemoryEngine.ask_many
+
+    def spy(engine, questions, **view):
+        if len(questions) > 1:
+            sizes.append(len(questions))
+        return answer_many(engine, questions, **view)
+
+    monkeypatch.setattr(MemoryEngine, "ask_many", spy)
+    row = measure(loaded, questions=7, together=(1, 2))["together"][1]
+    assert sizes == [7, 2, 2, 3]
+    assert len(row["times_one_of_parts"]) == 3
+    assert row["questions_per_second"] == pytest.approx(7 / row["seconds"], rel=0.01)
+
+
 def test_workers_divide_what_is_under_way(loaded, monkeypatch):
     opened = []
     open_engine = MemoryEngine.open

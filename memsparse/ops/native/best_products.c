@@ -1,8 +1,7 @@
 /* The best inner product of every key with each request's routing tokens: what a scan asks of a processor.
 
    A general matrix product writes all products to memory, from where they are read again for their maximum.
-   Here ROWS keys meet two vectors of 16 tokens in registers, and only the maximum over a request leaves the nearest
-   cache.
+   Here ROWS keys meet two vectors of 16 tokens in registers, and maxima alone leave the nearest cache.
 
    A vector holds tokens of one request, filled up with copies of one of them, which changes no maximum: four
    bytes of each of its 16 tokens, then the next four bytes, as one instruction multiplies them (4 columns of
@@ -64,18 +63,24 @@ __attribute__((target("avx512f"))) static inline void raise_rows(__m512 lanes, i
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
 
-/* 128 times the sum of each row. */
-VNNI static void sums_128(const char *rows, int64_t bytes, int64_t count, int32_t *to)
+/* 128 times the sum of each of ROWS rows. */
+VNNI static inline __attribute__((always_inline)) void sums_128(const char *rows, int64_t bytes, int32_t *to)
 {
     const __m512i weight = _mm512_set1_epi8((char)128);
-    for (int64_t row = 0; row < count; row++, rows += bytes) {
-        __m512i sum = _mm512_setzero_si512();
-        for (int64_t at = 0; at < bytes; at += LINE) {
-            const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
-            sum = _mm512_dpbusd_epi32(sum, weight, _mm512_maskz_loadu_epi8(there, rows + at));
-        }
-        to[row] = _mm512_reduce_add_epi32(sum);
+    __m512i sums[ROWS];
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        sums[row] = _mm512_setzero_si512();
+    for (int64_t at = 0; at < bytes; at += LINE) {
+        const __mmask64 there = bytes - at < LINE ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++)
+            sums[row] =
+                _mm512_dpbusd_epi32(sums[row], weight, _mm512_maskz_loadu_epi8(there, rows + row * bytes + at));
     }
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        to[row] = _mm512_reduce_add_epi32(sums[row]);
 }
 
 VNNI static inline __m512 less_sums(__m512i lanes, int used, const int32_t *sums)
@@ -96,7 +101,7 @@ VNNI static inline __m512 less_sums(__m512i lanes, int used, const int32_t *sums
 #define BITS(sums) _mm512_castsi512_ps(sums)
 #define OF(bits) _mm512_castps_si512(bits)
 #define FINISH(lanes, used, prepared) less_sums(lanes, used, prepared)
-#define PREPARE(rows, bytes, count, prepared) sums_128(rows, bytes, count, prepared)
+#define PREPARE(rows, bytes, prepared) sums_128(rows, bytes, prepared)
 #include "block.h"
 #undef KIND
 #undef TARGET
@@ -122,7 +127,7 @@ VNNI static inline __m512 less_sums(__m512i lanes, int used, const int32_t *sums
 #define BITS(sums) (sums)
 #define OF(bits) (bits)
 #define FINISH(lanes, used, prepared) (lanes)
-#define PREPARE(rows, bytes, count, prepared) ((void)(prepared))
+#define PREPARE(rows, bytes, prepared) ((void)(prepared))
 #include "block.h"
 #undef KIND
 #undef TARGET

@@ -10,7 +10,7 @@
    LARGER(a, b)    lane by lane
    BITS(s), OF(b)  a register as one of floats, bit for bit, and back
    FINISH(s, n, p) sums of n rows, one in a lane, as floats, by what PREPARE wrote
-   PREPARE(r, b, n, p)  write what n rows r of b bytes need besides, once for all vectors */
+   PREPARE(r, b, p)  write what ROWS rows r of b bytes need besides, once for all vectors */
 
 /* The largest lane of each of 16 registers, in their order: the maxima of two registers' halves lie side by side in
    one, then those of four registers' quarters, until one has a lane of each. */
@@ -35,11 +35,13 @@ TARGET static inline __attribute__((always_inline)) SUMS KIND(largest_lanes)(con
 }
 #undef BESIDE
 
-/* Raise best sums of ROWS rows to those with `count` (1 or 2) vectors. A step is 4 bytes of each row and 64
-   of a vector. Rows are addressed from four of them, at distances the processor computes while it loads. */
+/* Raise best sums of ROWS rows to those with `count` (1 or 2) vectors; where `of_second` is not `best`, it is made those
+   with the second. The best so far is LARGER's second factor, which is what comes of one that is not a number. A step
+   is 4 bytes of each row and 64 of a vector. Rows are addressed from four of them, at distances the processor computes
+   while it loads. */
 TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
     const char *rows, int64_t stride, const char *first, const char *second, const int count,
-    SUMS best[ROWS])
+    SUMS best[ROWS], SUMS *of_second)
 {
     const char *base[4] = {rows, rows + 3 * stride, rows + 6 * stride, rows + 9 * stride};
     SUMS total[ROWS][2];
@@ -64,13 +66,28 @@ TARGET static inline __attribute__((always_inline)) void KIND(multiply)(
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++) {
         __asm__("" : "+v"(total[row][0]), "+v"(total[row][1])); /* else GCC stores them in every step */
-        best[row] = LARGER(best[row], count == 2 ? LARGER(total[row][0], total[row][1]) : total[row][0]);
+        const int is_shared = count == 2 && of_second == best;
+        const SUMS larger = is_shared ? LARGER(total[row][0], total[row][1]) : total[row][0];
+        best[row] = LARGER(larger, best[row]);
+        if (count == 2 && !is_shared)
+            of_second[row] = total[row][1];
     }
 }
 
-/* All rows with all vectors: raise best[request * span + row]. So many vectors of a request meet a block of rows as
-   the nearest cache holds, and its maximum is taken once for all of them. `spare` has room for ROWS rows: the last
-   ones are multiplied there, in company; `prepared` for a number of each row that is NEAR. */
+/* Raise best[row] of the first `used` rows to the largest of their sums, which begin again. */
+TARGET static inline __attribute__((always_inline)) void KIND(finish)(
+    SUMS sums[LANES], int used, const int32_t *prepared, float *best)
+{
+    (void)prepared;
+    raise_rows(FINISH(KIND(largest_lanes)(sums), used, prepared), used, best);
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+        sums[row] = LOWEST;
+}
+
+/* All rows with all vectors: raise best[request * span + row]. As many vectors meet a block of rows as the nearest cache
+   holds, two by two, and the maximum of those of one request is taken at once. `spare` has room for ROWS rows: the
+   last ones are multiplied there, in company; `prepared` for a number of each row that is NEAR. */
 TARGET static void KIND(raise)(
     const char *keys, int64_t rows, int64_t stride, const char *lanes, int64_t vectors,
     const int32_t *request, int64_t span, float *best, char *spare, int32_t *prepared)
@@ -79,27 +96,39 @@ TARGET static void KIND(raise)(
     const int64_t part = rows_near(stride, ROWS), most = NEAREST / step < 2 ? 2 : NEAREST / step / 2 * 2;
     for (int64_t begin = 0; begin < rows; begin += part) {
         const int64_t end = begin + part < rows ? begin + part : rows;
-        for (int64_t vector = 0, next; vector < vectors; vector = next) {
-            for (next = vector + 1; next < vectors && next - vector < most && request[next] == request[vector];)
-                next++;
+        for (int64_t vector = 0; vector < vectors; vector += most) {
+            const int64_t last = vectors - vector < most ? vectors : vector + most;
             for (int64_t row = begin; row < end; row += ROWS) {
                 const int used = end - row < ROWS ? (int)(end - row) : ROWS;
                 const char *block = keys + row * stride;
                 if (used < ROWS)
                     block = memcpy(spare, block, used * stride);
                 if (vector == 0)
-                    PREPARE(block, stride, used, prepared + row - begin);
-                SUMS sums[LANES];
+                    PREPARE(block, stride, prepared + row - begin);
+                float *to = best + row;
+                const int32_t *of_rows = prepared + row - begin;
+                SUMS sums[LANES], others[ROWS];
 #pragma GCC unroll 16
                 for (int i = 0; i < LANES; i++)
                     sums[i] = LOWEST;
-                int64_t at = vector;
-                for (; at + 1 < next; at += 2)
-                    KIND(multiply)(block, stride, lanes + at * step, lanes + (at + 1) * step, 2, sums);
-                if (at < next)
-                    KIND(multiply)(block, stride, lanes + at * step, NULL, 1, sums);
-                raise_rows(FINISH(KIND(largest_lanes)(sums), used, prepared + row - begin), used,
-                           best + request[vector] * span + row);
+                for (int64_t at = vector; at < last; at += 2) {
+                    const char *first = lanes + at * step;
+                    int32_t held = request[at];
+                    if (at + 1 == last)
+                        KIND(multiply)(block, stride, first, NULL, 1, sums, sums);
+                    else if (request[at + 1] == held)
+                        KIND(multiply)(block, stride, first, first + step, 2, sums, sums);
+                    else {
+                        KIND(multiply)(block, stride, first, first + step, 2, sums, others);
+                        KIND(finish)(sums, used, of_rows, to + held * span);
+                        held = request[at + 1];
+#pragma GCC unroll 12
+                        for (int i = 0; i < ROWS; i++)
+                            sums[i] = others[i];
+                    }
+                    if (at + 2 >= last || request[at + 2] != held)
+                        KIND(finish)(sums, used, of_rows, to + held * span);
+                }
             }
         }
     }
