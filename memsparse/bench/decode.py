@@ -25,8 +25,8 @@ Note = Callable[[str], None]
 _PARTS = 5
 """Of the questions, at most, that are asked one by one and then at once."""
 _WAVES = 20
-"""Times as many questions as are under way in a part, if there are so many: when it begins all are at one step,
-and at its end fewer and fewer are under way, which took a twentieth of a part of five waves."""
+"""Times as many questions as are under way in a part, if there are so many: when it begins all are at one
+step, and at its end fewer and fewer are under way, which took a twentieth of a part of five waves."""
 
 
 def measure_decode(
@@ -46,7 +46,8 @@ def measure_decode(
 
     Both answer all of them before they are timed, so that what they keep of the bank is there. Then they take
     turns, part by part of the questions, so that a busy moment strikes both; how many times as many are
-    answered at once is told for each part: of a hundred times as many questions as are under way there are five.
+    answered at once is told for each part. There are five parts where there are a hundred times as many
+    questions as are under way.
 
     Args:
         together: numbers of questions that are under way at a time.
