@@ -72,7 +72,12 @@ def marked(body, name="a"):
 
 
 def test_the_readme_agrees_with_the_files():
-    assert stale(README, readme_figures.FIGURES, ROOT / "benchmarks" / "results") == []
+    results = ROOT / "benchmarks" / "results"
+    assert stale(README, readme_figures.FIGURES, results) == []
+    assert readme_figures.stale_plots(results) == []
+    assert {str(plot.relative_to(ROOT)) for plot in results.glob("*.svg")} == set(
+        re.findall(r"!\[[^]]+\]\((\S+)\)", README)
+    )
     assert set(re.findall(r"<!-- figures:(\S+) -->", README)) == set(readme_figures.FIGURES)
 
 
@@ -203,6 +208,39 @@ def test_the_script_writes_and_checks(tmp_path, results, monkeypatch, capsys):
     assert run("--check")[2].startswith("no table is called 'unknown'; known are a, b")
     readme.unlink()
     assert run("--check")[0] == 2
+
+
+def test_plots_are_drawn_anew_for_another_run(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    readme, plot = tmp_path / "README.md", tmp_path / "speed.svg"
+    readme.write_text("no table", "utf-8")
+    arguments = ["--readme", str(readme), "--results", str(tmp_path)]
+
+    def measured(date, rate):
+        forms = {"encode": {"tokens_per_second": rate}}
+        result = {"kind": "bench-encode", "command": "bench <a>", "date": date, "forms": forms}
+        (tmp_path / "speed.json").write_text(json.dumps(result), "utf-8")
+
+    measured("2026-01-01", 1234.0)
+    plot.write_text("", "utf-8")
+    assert readme_figures.main([*arguments, "--check"]) == 1
+    assert capsys.readouterr().err.startswith("speed.svg: the plot is not of the file beside it; run ")
+    assert plot.read_text("utf-8") == ""
+    assert readme_figures.main(arguments) == readme_figures.main([*arguments, "--check"]) == 0
+    assert capsys.readouterr() == ("speed.svg: written\n", "")
+    drawn = plot.read_text("utf-8")
+    assert "<desc>bench &lt;a&gt;; 2026-01-01</desc>" in drawn
+    assert "> 1,234<" in drawn
+    measured("2026-01-02", 5.0)
+    assert readme_figures.main(arguments) == 0
+    drawn = plot.read_text("utf-8")
+    assert "2026-01-02" in drawn
+    assert "1,234" not in drawn
+    (tmp_path / "speed.json").write_text('{"kind": "qa"}', "utf-8")
+    assert readme_figures.main(arguments) == 2
+    assert "speed.svg: kind of the result is 'qa'" in capsys.readouterr().err
+    (tmp_path / "speed.json").unlink()
+    assert readme_figures.main([*arguments, "--check"]) == 2
 
 
 def test_the_script_runs_on_its_own(tmp_path):

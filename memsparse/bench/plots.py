@@ -1,16 +1,18 @@
-"""Results of benchmarks as SVG, in the style of the evaluation's plots."""
+"""Results of benchmarks as SVG files, in the style of the evaluation's plots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memsparse.errors import ConfigError
-from memsparse.evaluation.plots import COLOURS, MARKERS, OWN_COLOUR, svg
+from memsparse.evaluation.plots import COLOURS, MARKERS, OWN_COLOUR, standalone, svg
 
 Points = list[tuple[float, float]]
 
 
 def bench_plot(result: Mapping[str, Any]) -> str:
     """Draw a result of `memsparse bench`: lines over the size, or bars where there is one size only.
+
+    The file tells the command, commit, machine and date of the result (`measured_by`) to who opens it.
 
     Raises: ConfigError without matplotlib, or for a result that is none of these.
     """
@@ -19,7 +21,13 @@ def bench_plot(result: Mapping[str, Any]) -> str:
         raise ConfigError(f"kind of the result is {kind!r}; draw one of {', '.join(_SERIES)}")
     series, across, told = _SERIES[kind](result)
     one = max(len(points) for points in series.values()) == 1
-    return svg(lambda new: (_bars if one else _lines)(new, series, across, told), told)
+    drawn = svg(lambda new: (_bars if one else _lines)(new, series, across, told), told)
+    return standalone(drawn, measured_by(result))
+
+
+def measured_by(result: Mapping[str, Any]) -> str:
+    """What a result was measured by: command, commit, machine and date, of these what it tells."""
+    return "; ".join(str(result[name]) for name in ("command", "commit", "device", "date") if name in result)
 
 
 def require_matplotlib() -> None:
@@ -101,7 +109,7 @@ def _bars(new: Callable[..., Any], series: Mapping[str, Points], across: str, to
     for place, name in enumerate(names):
         value = series[name][0][1]
         axes.barh(place, value, 0.7, color=_style(name, list(series))["color"])
-        axes.text(value, place, f" {value:.3g}", va="center")
+        axes.text(value, place, f" {value:,.0f}" if value >= 100 else f" {value:.3g}", va="center")
     axes.set_yticks(range(len(names)), names)
     axes.set_xscale("log")
     axes.margins(x=0.15)

@@ -1,6 +1,6 @@
 """Results as SVG, to be put into a page: text stays text, lines and letters take the page's colour.
 
-A standalone file of it reads well on a light background. Same result, same bytes.
+`standalone` makes a file of its own of one. Same result, same bytes.
 """
 
 import io
@@ -35,6 +35,7 @@ BARS: Mapping[str, Sequence[str]] = {
 """Groups of a bar plot, of those that were measured."""
 
 _INK, _RULE = "#010203", "#040506"  # stand for the page's colours until the SVG is finished
+_DARK, _PALE = "#1c1c1c", "#b9b9b9"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "memsparse",
@@ -316,6 +317,15 @@ def svg(draw: Callable[[Callable[..., Any]], Any], told: str) -> str:
     return _for_a_page(out.getvalue(), plain(told))
 
 
+def standalone(svg: str, made_by: str) -> str:
+    """An SVG for a page as one for a file of its own, dark on white, which tells (`desc`) what made it."""
+    svg = svg.replace("currentColor", _DARK).replace(f"var(--rule, {_PALE})", _PALE)
+    head, _, rest = svg.partition(">")
+    return (
+        f'{head}><desc>{escape(plain(made_by))}</desc><rect width="100%" height="100%" fill="#ffffff"/>{rest}'
+    )
+
+
 def _for_a_page(svg: str, told: str) -> str:
     """Drop what belongs to a file of its own; ids unlike those of other plots; colours of the page."""
     svg = svg[svg.index("<svg") :]
@@ -323,7 +333,7 @@ def _for_a_page(svg: str, told: str) -> str:
     svg = re.sub(r"font-family: [^;]*", "font-family: sans-serif", svg)
     prefix = f"p{crc32(svg.encode()):08x}-"
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
-    svg = svg.replace(_INK, "currentColor").replace(_RULE, "var(--rule, #b9b9b9)")
+    svg = svg.replace(_INK, "currentColor").replace(_RULE, f"var(--rule, {_PALE})")
     head, _, rest = svg.partition(">")
     head += f' role="img" aria-label="{escape(told)}" style="stroke-linejoin: round; color: inherit"'
     return f"{head}>{rest}".strip()

@@ -55,6 +55,14 @@ def test_a_drawing_names_its_lines_and_sizes():
     assert ">full attention<" in bench_plot(RESULTS["scale"])
 
 
+def test_a_drawing_is_a_file_of_its_own_that_tells_its_origin():
+    drawn = bench_plot(RESULTS["bars"] | {"command": "bench 'a' & b", "device": "EPYC", "date": "2026-01-01"})
+    told = ET.fromstring(drawn).findtext("{http://www.w3.org/2000/svg}desc")
+    assert told == "bench 'a' & b; EPYC; 2026-01-01"
+    assert "currentColor" not in drawn
+    assert "var(" not in drawn
+
+
 def test_other_results_are_refused():
     require_matplotlib()
     with pytest.raises(ConfigError, match="kind of the result is 'qa'"):
