@@ -19,7 +19,7 @@ from memsparse.ops.lookup import rows_of
 from memsparse.ops.quantization import ScanKeys
 from memsparse.ops.scan import Scan, scan_documents
 
-TILE = 2**17
+TILE = 2**19
 """Chunks bounded at a time, at most."""
 TOGETHER = 2**20
 """Chunks times requests bounded at a time, at most."""
@@ -70,9 +70,12 @@ class Scanning:
             else:
                 keys = keys.narrow(span.reach.start, len(span.reach))
             for tile in columns.tiles(chunks):
+                owners = columns.of_chunk[tile.chunks.start : tile.chunks.stop]
+                if tile.columns.start:  # 8 bytes a chunk that a block in one tile does without
+                    owners = owners - tile.columns.start
                 lower, upper = scan.bounds(
                     keys.narrow(tile.chunks.start, len(tile.chunks)),
-                    columns.of_chunk[tile.chunks.start : tile.chunks.stop] - tile.columns.start,
+                    owners,
                     num_documents=len(tile.columns),
                 )
                 if columns.chosen is not None:
